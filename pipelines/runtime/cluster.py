@@ -1,0 +1,151 @@
+"""Ray: the cluster that is there, else a local one; and whether all of it can see the data."""
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipelines.runtime.store import Store
+from sar3d.errors import UserError
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where the work runs. Nothing here changes what is computed."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    address: str = field(default="auto", metadata={"identity": False})
+    """`auto`: the cluster of this job or machine if there is one, else a Ray of our own; `local`: always our own;
+    or an address such as `10.0.0.5:6379` or `ray://head:10001`."""
+    cpus: int | None = field(default=None, metadata={"identity": False})
+    """CPUs of a Ray of our own; default all."""
+
+
+def in_job() -> bool:
+    """Whether this process is the entrypoint of a `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def connect(config: ClusterConfig) -> Any:
+    """Connect once per process; returns the `ray` module. Raises `UserError` if an address does not answer."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
+    if config.address != "local":
+        address = None if config.address == "auto" and in_job() else config.address
+        try:
+            ray.init(address=address, runtime_env=_code(), **options)
+            return ray
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            if config.address != "auto" or in_job() or "RAY_ADDRESS" in os.environ:
+                where = os.environ.get("RAY_ADDRESS", config.address)
+                raise UserError(
+                    f"no Ray cluster answers at {where} ({_first_line(error)}): start one, or unset it"
+                ) from error
+    ray.init(address="local", num_cpus=config.cpus, include_dashboard=False, **options)
+    return ray
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _code() -> dict[str, Any] | None:
+    """Ship our two packages to the nodes. A submitted job brings its working directory instead."""
+    if in_job():
+        return None
+    top = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(top / "sar3d"), str(top / "pipelines")], "excludes": ["**/__pycache__/**"]}
+
+
+def slots(ray: Any, cpus: float, gpus: float) -> int:
+    """How many tasks of this size the cluster could run at once, now."""
+    total = ray.cluster_resources()
+    by_cpu = total.get("CPU", 0) / cpus if cpus else float("inf")
+    by_gpu = total.get("GPU", 0) / gpus if gpus else float("inf")
+    return max(1, int(min(by_cpu, by_gpu, 100_000)))
+
+
+def can_ever_run(ray: Any, cpus: float, gpus: float) -> None:
+    """Raise `UserError` if no node is large enough for one task (an autoscaling cluster may still grow one)."""
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes) or os.environ.get("RAY_AUTOSCALER"):
+        return
+    raise UserError(
+        f"no node of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for one task: lower the stage's cpus or gpus"
+    )
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A file that the driver wrote into the root, by which a worker knows that it sees the same root."""
+
+    root: str
+    name: str
+    places: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise `UserError` unless this machine sees the root and the other places."""
+        import socket
+
+        if not Store(self.root).exists(self.name):
+            raise UserError(
+                f"node {socket.gethostname()} cannot see the root {self.root}: "
+                "put the root on a file system that every node mounts, or on an object store (s3://, gs://)"
+            )
+        for place in self.places:
+            if not os.path.isdir(place):
+                raise UserError(
+                    f"node {socket.gethostname()} cannot see the folder {place}: "
+                    "put it on a file system that every node mounts, or on an object store"
+                )
+
+
+def mark(root: str, places: list[str]) -> Marker:
+    name = f"_marks/{secrets.token_hex(8)}"
+    Store(root).put(name, b"a running stage checks that its nodes see this file\n")
+    return Marker(root, name, tuple(places))
+
+
+def unmark(marker: Marker) -> None:
+    Store(marker.root).delete([marker.name])
+
+
+def check_nodes(ray: Any, marker: Marker) -> None:
+    """Ask every living node whether it sees the root. Nodes that join later are asked by their first task."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+    if len(nodes) == 1:
+        return
+    ask = ray.remote(num_cpus=0, max_retries=1)(_look)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(marker) for n in nodes
+    ]
+    for answer in asked:
+        try:
+            problem = ray.get(answer, timeout=120)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+            continue  # the node left meanwhile; whatever replaces it is asked by its first task
+        if problem:
+            raise UserError(problem)
+
+
+def _look(marker: Marker) -> str | None:
+    try:
+        marker.check()
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,392 @@
+"""Run one data stage: list, plan, distribute with Ray, commit, report. Running it again resumes."""
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.runtime import cluster, progress
+from pipelines.runtime.fingerprint import fingerprint, identity
+from pipelines.runtime.interrupt import Interrupted, interruptible
+from pipelines.runtime.lease import Lease
+from pipelines.runtime.output import Failure, Output, ShardRecord, ShardWriter, outputs
+from pipelines.runtime.plan import Coverage, Shard, Survey, reusable, shards
+from pipelines.runtime.stage import Context, Say, Stage, StageReport
+from pipelines.runtime.store import Store, disk_errors
+from pipelines.runtime.tracking import StageRun, replay
+from sar3d.errors import UserError
+
+CEILING_AFTER = 100
+"""Objects that must have been tried before `max_failure_rate` can stop a stage."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a command was called; nothing of it enters a fingerprint."""
+
+    dry_run: bool = False
+    wait: bool = False
+
+
+DEFAULTS = Options()
+
+
+def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: Say = progress.say) -> StageReport:
+    """Bring the stage's output for this configuration up to date.
+
+    `config` is a resolved `PipelineConfig`. Raises `UserError` for everything that a person can mend, with what was
+    done until then committed; `Interrupted` after SIGTERM or SIGINT.
+    """
+    started = time.time()
+    context = prepare(stage, config, say)
+    base = fingerprint(stage.name, stage.version, stage.identity(context))
+    upstream = {n: o.fingerprint for n, o in context.inputs.items()}
+    survey = None if upstream else _survey(stage, context, say)
+    full = fingerprint(base, context.config.retry, upstream or (survey.digest if survey else ""))
+    output = Output(config.root, stage.name, full)
+    try:
+        success = output.finished()
+        if success is not None:
+            _point(stage, config, full, options)
+            replay(config, output, stage.name)
+            return _report(stage, output, "reused", "finished before", started, success.get("run_id"))
+        survey = survey or _survey(stage, context, say)
+        if options.dry_run:
+            return _foresee(stage, output, survey, base, context, started)
+        _point(stage, config, full, options)
+        with Lease(output.state, f"{stage.name} {full}", options.wait, say) as lease, interruptible():
+            success = output.finished()  # whoever held the lease before us may have finished
+            if success is not None:
+                return _report(
+                    stage, output, "reused", "another submission finished it", started, success.get("run_id")
+                )
+            work = Work(stage, context, config, output, survey, base, upstream, lease, say)
+            return work.run(started)
+    finally:
+        if survey is not None:
+            survey.close()
+
+
+def _survey(stage: Stage[Any], context: Context[Any], say: Say) -> Survey:
+    survey = Survey(stage.items(context, say))
+    if not len(survey):
+        survey.close()
+        raise UserError(f"{stage.name} has nothing to do: its listing holds no object")
+    return survey
+
+
+def prepare(stage: Stage[Any], config: Any, say: Say) -> Context[Any]:
+    """Find the inputs, settle `auto` settings, check what can be checked."""
+    section = getattr(config, stage.name)
+    context = Context(_resolved(stage, section, config, say), _inputs(stage, config), config)
+    stage.check(context)
+    return context
+
+
+def _resolved(stage: Stage[Any], section: Any, config: Any, say: Say) -> Any:
+    """Settle `auto` settings once per configuration and root, so that another machine resumes the same work."""
+    store = Store(config.root).at(stage.name)
+    name = f"_resolved/{fingerprint(identity(section))}.json"
+    known = store.read(name)
+    if known is not None:
+        return dataclasses.replace(section, **json.loads(known))
+    settled = stage.resolve(section, say)
+    changed = {
+        f.name: getattr(settled, f.name)
+        for f in dataclasses.fields(section)
+        if getattr(settled, f.name) != getattr(section, f.name)
+    }
+    if changed and not store.create(name, json.dumps(changed).encode()):
+        return _resolved(stage, section, config, say)
+    return settled
+
+
+def pointer(stage: Stage[Any], config: Any) -> str:
+    """The file that says which output of a stage is the current one of a configuration."""
+    parts = [identity(getattr(config, stage.name), listing=True), *[pointer(s, config) for s in _upstream(stage)]]
+    return f"_current/{fingerprint(*parts)}.json"
+
+
+def _upstream(stage: Stage[Any]) -> list[Stage[Any]]:
+    from pipelines.registry import STAGES
+
+    return [STAGES[name] for name in stage.inputs]
+
+
+def current(stage: Stage[Any], config: Any) -> Output | None:
+    """The output that this configuration last worked on, finished or not."""
+    data = Store(config.root).at(stage.name).read(pointer(stage, config))
+    return Output(config.root, stage.name, json.loads(data)["fingerprint"]) if data is not None else None
+
+
+def _point(stage: Stage[Any], config: Any, full: str, options: Options) -> None:
+    store, name = Store(config.root).at(stage.name), pointer(stage, config)
+    body = json.dumps({"fingerprint": full}).encode()
+    if not options.dry_run and store.read(name) != body:
+        store.put(name, body)
+
+
+def _inputs(stage: Stage[Any], config: Any) -> dict[str, Output]:
+    found = {}
+    for upstream in _upstream(stage):
+        output = current(upstream, config)
+        if output is None or output.finished() is None:
+            state = "has not been run" if output is None else "has not finished"
+            raise UserError(
+                f"{stage.name} reads the output of {upstream.name}, which {state} for this configuration under "
+                f"{config.root}: run `sar3d {upstream.name}` with the same configuration first"
+            )
+        found[upstream.name] = output
+    return found
+
+
+def _foresee(
+    stage: Stage[Any], output: Output, survey: Survey, base: str, context: Context[Any], started: float
+) -> StageReport:
+    coverage = Coverage(survey)
+    reused = 0
+    if output.state.exists("plan.json"):
+        done = [r for r in output.records().values() if coverage.take(r)]
+        why = f"would resume: {len(done)} shards are committed"
+    else:
+        for origin, again in _earlier(output, base, context.config.retry):
+            reused += sum(1 for _ in reusable(coverage, origin, again))
+        why = "would refer to earlier shards" if reused else "no output has this fingerprint"
+    todo = int((~coverage.mask).sum())
+    size = context.config.shard_objects
+    why += f"; {todo:,} of {len(survey):,} objects in {-(-todo // size):,} shards are to be done"
+    seconds = time.time() - started
+    return StageReport(
+        stage.name, output.fingerprint, "planned", why, output.url, 0, len(survey), 0, seconds, 0, reused
+    )
+
+
+def _earlier(output: Output, base: str, retry: int) -> list[tuple[Output, bool]]:
+    """Outputs of the same stage and configuration over other listings, largest first, and whether to retry theirs."""
+    found = []
+    for other in outputs(output.root, output.stage):
+        data = other.state.read("identity.json") if other.fingerprint != output.fingerprint else None
+        about = json.loads(data) if data else {}
+        if about.get("base") == base and about["retry"] <= retry:
+            found.append(
+                (-about["retry"], -len(other.record_names()), other.fingerprint, other, about["retry"] < retry)
+            )
+    return [(other, again) for *_, other, again in sorted(found, key=lambda f: f[:3])]
+
+
+def _report(
+    stage: Stage[Any], output: Output, state: str, why: str, started: float, run_id: str | None, **more: int
+) -> StageReport:
+    manifest = output.manifest() or {}
+    counts = (manifest.get("rows", 0), manifest.get("objects", 0), manifest.get("failures", 0))
+    seconds = time.time() - started
+    return StageReport(stage.name, output.fingerprint, state, why, output.url, *counts, seconds, **more, run_id=run_id)
+
+
+class Work:
+    """The part of a run that holds the lease."""
+
+    def __init__(
+        self,
+        stage: Stage[Any],
+        context: Context[Any],
+        config: Any,
+        output: Output,
+        survey: Survey,
+        base: str,
+        upstream: dict[str, str],
+        lease: Lease,
+        say: Say,
+    ) -> None:
+        self.stage, self.context, self.config, self.output = stage, context, config, output
+        self.survey, self.base, self.upstream, self.lease, self.say = survey, base, upstream, lease, say
+        self.coverage = Coverage(survey)
+        self.records: dict[str, ShardRecord] = {}
+        self.reused = 0
+
+    def run(self, started: float) -> StageReport:
+        plan = self._plan()
+        known = len(self.records)
+        with StageRun(self.stage, self.config, self.context, self.output, len(self.survey)) as tracked:
+            self.tracked = tracked
+            self.bar = progress.Progress(self.stage.name, len(self.survey), self.say)
+            self.bar.update(*self._counts())
+            try:
+                self._distribute(plan)
+                manifest = self.output.finish(self._ordered(), self._description())
+                self._check_any_left(manifest)
+            except (UserError, Interrupted) as error:
+                self._stopped(error)
+                raise
+            finally:
+                self.bar.close()
+            tracked.progress(*self._counts(), rate=self.bar.rate, final=True)
+            self._keep_artifacts(tracked)
+            self.output.succeed(started, {"run_id": tracked.run_id})
+        shards_run = len(self.records) - known
+        how = {"shards_run": shards_run, "shards_reused": known}
+        why = f"{shards_run} shards done, {known} reused" if known else f"{shards_run} shards done"
+        return _report(self.stage, self.output, "done", why, started, tracked.run_id, **how)
+
+    def _plan(self) -> Iterable[Shard]:
+        """Settle which earlier shards are referred to and what size new ones have; the first submission decides."""
+        state = self.output.state
+        state.delete(["stopped.json"] if state.exists("stopped.json") else [])
+        self.output.recover()
+        data = state.read("plan.json")
+        if data is None:
+            adopted = []
+            for origin, again in _earlier(self.output, self.base, self.context.config.retry):
+                for record in reusable(self.coverage, origin, again):
+                    self.output.adopt(origin, record)
+                    adopted.append(record.shard)
+            plan = {"shard_objects": self.context.config.shard_objects, "adopted": adopted}
+            state.put("identity.json", json.dumps({"base": self.base, "retry": self.context.config.retry}).encode())
+            state.put("plan.json", json.dumps(plan).encode())
+            self.records = self.output.records()
+        else:
+            plan = json.loads(data)
+            self.records = self.output.records()
+            adopted = plan["adopted"]
+            for name in adopted:
+                self.coverage.take(self.records[name])
+        if self.records:
+            self.say(
+                f"{self.stage.name}: {len(self.records)} shards are committed already, {len(adopted)} by earlier runs"
+            )
+        prefix = f"part-{self.output.fingerprint[:8]}"
+        planned = shards(self.survey, self.coverage.mask, plan["shard_objects"], prefix)
+        return (s for s in planned if s.name not in self.records)
+
+    def _distribute(self, plan: Iterable[Shard]) -> None:
+        """Hand shards to Ray, a bounded number ahead of what the cluster can run; take in what they commit."""
+        pending = iter(plan)
+        shard = next(pending, None)
+        if shard is None:
+            return
+        ray = cluster.connect(self.config.cluster)
+        settings = self.context.config
+        cluster.can_ever_run(ray, settings.cpus, settings.gpus)
+        marker = cluster.mark(self.config.root, self.stage.places(self.context))
+        try:
+            cluster.check_nodes(ray, marker)
+            task = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory, max_retries=20)(
+                run_shard
+            )
+            context = ray.put(self.context)
+            flying: dict[Any, Shard] = {}
+            try:
+                while shard is not None or flying:
+                    room = settings.workers or 2 * cluster.slots(ray, settings.cpus, settings.gpus)
+                    while shard is not None and len(flying) < room:
+                        ref = task.options(name=f"{self.stage.name}:{shard.name}").remote(
+                            self.stage, context, self.output, shard, marker
+                        )
+                        flying[ref] = shard
+                        shard = next(pending, None)
+                    done, _ = ray.wait(list(flying), num_returns=1, timeout=0.5)
+                    for ref in done:
+                        self._take(ray, ref, flying.pop(ref))
+                    if self.lease.lost.is_set():
+                        raise UserError(f"another submission took over {self.stage.name} {self.output.fingerprint}")
+            finally:
+                for ref in flying:
+                    ray.cancel(ref, force=False)
+        finally:
+            cluster.unmark(marker)
+
+    def _take(self, ray: Any, ref: Any, shard: Shard) -> None:
+        try:
+            record = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, UserError):
+                raise UserError(str(cause)) from error
+            raise
+        except (
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.NodeDiedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
+            raise UserError(
+                f"{self.stage.name} {shard.name} was lost twenty times with its worker ({type(error).__name__}): "
+                "give its tasks more memory, then run the same command again"
+            ) from error
+        self.records[record.shard] = record
+        objects, failed, rows = self._counts()
+        self.bar.update(objects, failed, rows)
+        self.tracked.progress(objects, failed, rows, rate=self.bar.rate)
+        ceiling = self.config.max_failure_rate
+        if objects >= CEILING_AFTER and failed > ceiling * objects:
+            raise UserError(
+                f"{self.stage.name} stopped: {failed} of {objects} objects failed, more than max_failure_rate={ceiling:g}; "
+                f"see {self.output.url}/failures.parquet, then mend the objects or raise max_failure_rate"
+            )
+
+    def _counts(self) -> tuple[int, int, int]:
+        records = self.records.values()
+        return (
+            sum(len(r.keys) for r in records),
+            sum(len(r.failures) for r in records),
+            sum(r.rows for r in records),
+        )
+
+    def _ordered(self) -> list[ShardRecord]:
+        return [self.records[name] for name in sorted(self.records)]
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "version": self.stage.version,
+            "config": identity(self.context.config),
+            "inputs": self.upstream or {"listing": self.survey.digest},
+            "schema": self.stage.schema(self.context).to_string(show_field_metadata=False),
+        }
+
+    def _check_any_left(self, manifest: dict[str, Any]) -> None:
+        if manifest["failures"] == manifest["objects"] and self.config.max_failure_rate < 1:
+            raise UserError(
+                f"{self.stage.name} stopped: every one of its {manifest['objects']} objects failed; "
+                f"see {self.output.url}/failures.parquet"
+            )
+
+    def _stopped(self, error: BaseException) -> None:
+        """Leave the failures and the reason where a person looks for them."""
+        try:
+            self.output.finish(self._ordered(), {**self._description(), "complete": False})
+            self.output.state.put("stopped.json", json.dumps({"reason": str(error), "time": time.time()}).encode())
+        except (UserError, OSError) as second:
+            self.say(f"{self.stage.name}: the failures could not be written either: {second}")
+
+    def _keep_artifacts(self, tracked: StageRun) -> None:
+        for name, data in self.stage.artifacts(self.context, self.output, self.say).items():
+            self.output.store.put(f"artifacts/{name}", data)
+            tracked.artifact(name, data)
+        tracked.metrics(self.stage.summary(self.context, self.output))
+        tracked.failures(self.output.failures())
+
+
+def run_shard(
+    stage: Stage[Any], context: Context[Any], output: Output, shard: Shard, marker: cluster.Marker
+) -> ShardRecord:
+    """Make and commit one shard; the body of every Ray task."""
+    marker.check()
+    started = time.monotonic()
+    scratch = output.scratch()
+    with disk_errors(output.url), tempfile.TemporaryDirectory(prefix=f".{shard.name}.", dir=scratch) as folder:
+        path = Path(folder, "rows.parquet")
+        writer = ShardWriter(path, stage.schema(context))
+        keys = {item["uid"]: key for item, key in zip(shard.items, shard.keys, strict=True)}
+        failures = []
+        for made in stage.process(context, shard.items):
+            if isinstance(made, Failure):
+                failures.append(dataclasses.replace(made, key=keys[made.uid]))
+            else:
+                writer.add(made)
+        size, digest = writer.close()
+        seconds = round(time.monotonic() - started, 3)
+        record = ShardRecord(shard.name, "", writer.rows, size, digest, shard.keys, failures, seconds=seconds)
+        return output.commit(path, record)[0]

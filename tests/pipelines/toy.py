@@ -1,0 +1,64 @@
+"""A small real stage for tests of the engine: each item becomes one row; some fail; it can be slowed down."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.output import Failure, Output
+from pipelines.runtime.plan import Item
+from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from pipelines.runtime.tracking import TrackingConfig
+
+
+@dataclass(frozen=True)
+class ToyConfig(StageConfig):
+    count: int = field(default=20, metadata={"identity": "listing"})
+    factor: int = 3
+    bad: tuple[int, ...] = field(default=(), metadata={"identity": False})
+    seconds: float = field(default=0.0, metadata={"identity": False})
+    trace: str = field(default="", metadata={"identity": False})
+    """A folder in which every processed item leaves a file: what was done, and how often."""
+    full_disk: bool = field(default=False, metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class ToyPipeline:
+    root: str
+    toy: ToyConfig = field(default_factory=ToyConfig)
+    max_failure_rate: float = 0.2
+    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(enabled=False))
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+class ToyStage(Stage[ToyConfig]):
+    name = "toy"
+    version = 1
+    about = "a test"
+
+    def items(self, context: Context[ToyConfig], say: Say) -> Iterable[Item]:
+        return ({"uid": f"{i:06d}", "value": i, "_where": "not part of the key"} for i in range(context.config.count))
+
+    def schema(self, context: Context[ToyConfig]) -> pa.Schema:
+        return pa.schema([pa.field("uid", pa.string()), pa.field("value", pa.int64())])
+
+    def process(self, context: Context[ToyConfig], items: list[Item]) -> Iterator[Row | Failure]:
+        config = context.config
+        for item in items:
+            if config.trace:
+                Path(config.trace, f"{item['uid']}.{os.getpid()}.{time.monotonic_ns()}").touch()
+            time.sleep(config.seconds)
+            if config.full_disk:
+                raise OSError(28, "No space left on device")
+            if item["value"] in config.bad:
+                yield Failure(item["uid"], "", self.name, "bad", "this one is bad")
+            else:
+                yield {"uid": item["uid"], "value": item["value"] * config.factor}
+
+    def summary(self, context: Context[Any], output: Output) -> dict[str, float]:
+        return {"answer": 42.0}
