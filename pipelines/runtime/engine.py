@@ -324,7 +324,8 @@ class Work:
         if objects >= CEILING_AFTER and failed > ceiling * objects:
             raise UserError(
                 f"{self.stage.name} stopped: {failed} of {objects} objects failed, more than max_failure_rate={ceiling:g}; "
-                f"see {self.output.url}/failures.parquet, then mend the objects or raise max_failure_rate"
+                f"see {self.output.url}/failures.parquet, then raise max_failure_rate, or mend the cause and run again with "
+                f"{self.stage.name}.retry={self.context.config.retry + 1}"
             )
 
     def _counts(self) -> tuple[int, int, int]:
@@ -350,7 +351,8 @@ class Work:
         if manifest["failures"] == manifest["objects"] and self.config.max_failure_rate < 1:
             raise UserError(
                 f"{self.stage.name} stopped: every one of its {manifest['objects']} objects failed; "
-                f"see {self.output.url}/failures.parquet"
+                f"see {self.output.url}/failures.parquet, mend the cause and run again with "
+                f"{self.stage.name}.retry={self.context.config.retry + 1}"
             )
 
     def _stopped(self, error: BaseException) -> None:

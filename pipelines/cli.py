@@ -1,0 +1,123 @@
+"""The command line: `sar3d <stage>`, `sar3d run`, `sar3d status`, `sar3d gc`."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.runtime import progress
+from pipelines.runtime.interrupt import Interrupted
+from sar3d.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 only if all that was asked for is there."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        parsed = _parser().parse_args(arguments)
+        code: int = parsed.call(parsed)
+    except UserError as error:
+        progress.say(f"error: {error}")
+        return 2
+    except Interrupted as error:
+        progress.say(str(error))
+        return error.code
+    return code
+
+
+def stage_main(name: str) -> None:
+    """`python -m pipelines.<stage>`: the same program as `sar3d <stage>`."""
+    sys.exit(main([name, *sys.argv[1:]]))
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pipelines.registry import STAGES
+
+    parser = argparse.ArgumentParser(
+        prog="sar3d",
+        description="From 3D objects to rendered views to models, stage by stage, on one machine or a Ray cluster.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for stage in STAGES.values():
+        sub = _command(commands, stage.name, stage.about, _stage)
+        _work_options(sub)
+        sub.set_defaults(stage=stage.name)
+    _work_options(_command(commands, "run", "run the configuration's stages, in order", _run))
+    status = _command(
+        commands, "status", "what there is under a root: stages, fingerprints, states, counts, times", _status
+    )
+    _config_options(status)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    clean = _command(
+        commands, "gc", "list, then delete, what no current output of the given configurations refers to", _gc
+    )
+    clean.add_argument("--config", action="append", required=True, metavar="FILE", help="may be given several times")
+    clean.add_argument("--delete", action="store_true", help="delete what is listed")
+    clean.add_argument("overrides", nargs="*", metavar="key=value", help="override a setting")
+    return parser
+
+
+def _command(commands: Any, name: str, about: str, call: Callable[[Any], int]) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    sub.set_defaults(call=call)
+    return sub
+
+
+def _config_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--config", required=True, metavar="FILE", help="a YAML file, see configs/")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="override a setting, for example render.views=12"
+    )
+
+
+def _work_options(sub: argparse.ArgumentParser) -> None:
+    _config_options(sub)
+    sub.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
+    sub.add_argument("--wait", action="store_true", help="queue behind another submission of the same stage")
+
+
+def _options(parsed: Any) -> Any:
+    from pipelines.runtime.engine import Options
+
+    return Options(dry_run=parsed.dry_run, wait=parsed.wait)
+
+
+def _stage(parsed: Any) -> int:
+    from pipelines.config import load
+    from pipelines.run import run_stages
+
+    return run_stages(load(parsed.config, parsed.overrides), (parsed.stage,), _options(parsed))
+
+
+def _run(parsed: Any) -> int:
+    from pipelines.config import load
+    from pipelines.run import run_stages
+
+    config = load(parsed.config, parsed.overrides)
+    return run_stages(config, config.stages, _options(parsed))
+
+
+def _status(parsed: Any) -> int:
+    from pipelines.config import load
+    from pipelines.status import status, table
+
+    rows = status(load(parsed.config, parsed.overrides).root)
+    sys.stdout.write((json.dumps(rows, indent=1) if parsed.json else table(rows)) + "\n")
+    return 0
+
+
+def _gc(parsed: Any) -> int:
+    from pipelines.config import load
+    from pipelines.gc import collect
+
+    return collect([load(file, parsed.overrides) for file in parsed.config], delete=parsed.delete)
+
+
+if __name__ == "__main__":
+    entry()

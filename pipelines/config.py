@@ -1,0 +1,132 @@
+"""The whole configuration: one section per stage, read from YAML and `key=value`, checked, frozen."""
+
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipelines.import_chunks import ImportChunksConfig
+from pipelines.render import RenderConfig
+from pipelines.runtime.cluster import ClusterConfig, in_job
+from pipelines.runtime.store import is_remote
+from pipelines.runtime.tracking import TrackingConfig
+from pipelines.sources.config import DownloadConfig
+from sar3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything that a run needs to know. Each section is documented where it is defined."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    root: str = ""
+    """Output URL (a folder, s3://, gs://); default `runs/<config name>`."""
+    stages: tuple[str, ...] = ("download", "render")
+    """What `sar3d run` runs, in this order."""
+    max_failure_rate: float = 0.2
+    """Share of failed objects above which a stage stops, once 100 objects have been tried."""
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+    import_chunks: ImportChunksConfig = field(default_factory=ImportChunksConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def load(file: str | Path, overrides: list[str]) -> PipelineConfig:
+    """Read a YAML file and apply `dotted.key=value` overrides. Raises `UserError` naming the key that is wrong."""
+    path = Path(file)
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError as error:
+        raise UserError(f"there is no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the configuration {path} must hold settings (key: value), not a {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        config = TypeAdapter(PipelineConfig).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, path)) from error
+    return _settle(config, path)
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{text!r} is not an override: write key=value, for example render.views=12")
+    *parents, last = key.split(".")
+    for name in parents:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{key} cannot be set: {name} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError:
+        values[last] = value
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """The first thing that is wrong, in one sentence."""
+    first = error.errors(include_url=False)[0]
+    where = [p for p in first["loc"] if isinstance(p, int) or not p.startswith(("function-", "literal", "constrained"))]
+    key = ".".join(str(p) for p in where)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        section, names = _section(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), names, n=1)
+        hint = (
+            f"did you mean {'.'.join([*map(str, where[:-1]), near[0]])}?"
+            if near
+            else f"{section} has: {', '.join(names)}"
+        )
+        return f"{key} is not a setting ({path}); {hint}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}={first['input']!r} is wrong ({path}): {message}"
+
+
+def _section(where: list[Any]) -> tuple[str, list[str]]:
+    kind: Any = PipelineConfig
+    for name in where:
+        kind = next((f.type for f in dataclasses.fields(kind) if f.name == name), None)
+        if not dataclasses.is_dataclass(kind):
+            return ".".join(map(str, where)), []
+    return ".".join(map(str, where)) or "the configuration", [f.name for f in dataclasses.fields(kind)]
+
+
+def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
+    """Fill in the root, make local paths absolute, check the stages' names."""
+    from pipelines.registry import STAGES
+
+    for name in config.stages:
+        if name not in STAGES:
+            raise UserError(f"stages lists {name!r}, which is not a stage; there are: {', '.join(STAGES)}")
+    if not 0 <= config.max_failure_rate <= 1:
+        raise UserError(f"max_failure_rate={config.max_failure_rate:g} is wrong: it is a share between 0 and 1")
+    root = absolute(config.root or f"runs/{path.stem}", "root")
+    directory = config.download.directory
+    if directory.path and config.download.source == "directory":
+        directory = dataclasses.replace(directory, path=absolute(directory.path, "download.directory.path"))
+    download = dataclasses.replace(config.download, directory=directory)
+    return dataclasses.replace(config, root=root, download=download)
+
+
+def absolute(place: str, key: str) -> str:
+    """A local path as every process of the run will understand it. Raises `UserError` inside a submitted job."""
+    place = place.removeprefix("file://")
+    if is_remote(place) or os.path.isabs(place):
+        return place
+    if in_job():
+        raise UserError(
+            f"{key}={place} is relative, and a submitted job runs in a copy of the working directory that is thrown away: "
+            f"give an absolute path that every node sees, or a URL"
+        )
+    return os.path.abspath(os.path.expanduser(place))

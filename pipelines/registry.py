@@ -1,0 +1,10 @@
+"""The stages there are, by name, in the order in which data flows through them."""
+
+from typing import Any
+
+from pipelines.download import DownloadStage
+from pipelines.import_chunks import ImportChunksStage
+from pipelines.render import RenderStage
+from pipelines.runtime.stage import Stage
+
+STAGES: dict[str, Stage[Any]] = {s.name: s for s in (DownloadStage(), RenderStage(), ImportChunksStage())}

@@ -1,0 +1,69 @@
+"""`sar3d run`: the stages of a configuration, one after the other, and a table of what came of them."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import Options, current, run_stage
+from pipelines.runtime.progress import say
+from pipelines.runtime.stage import StageReport
+from pipelines.runtime.tracking import place
+
+
+def run_stages(config: Any, names: tuple[str, ...], options: Options) -> int:
+    """Run stages in order; the first error ends the run. Returns the exit code."""
+    place(config)  # a remote root without a tracking server is better said now than after an hour
+    reports: list[StageReport] = []
+    try:
+        for name in names:
+            stage = STAGES[name]
+            if options.dry_run and (missing := _unfinished(stage, config)):
+                report = StageReport(name, "-", "planned", f"would run after {missing}", "-", 0, 0, 0, 0.0)
+            else:
+                report = run_stage(stage, config, options)
+            reports.append(report)
+    finally:
+        if reports:
+            Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None).print(_table(reports))
+    if not options.dry_run:
+        _where(config, reports)
+    return 0
+
+
+def _unfinished(stage: Any, config: Any) -> str | None:
+    for name in stage.inputs:
+        output = current(STAGES[name], config)
+        if output is None or output.finished() is None:
+            return str(name)
+    return None
+
+
+def _table(reports: list[StageReport]) -> Table:
+    table = Table("stage", "state", "fingerprint", "objects", "rows", "failed", "seconds", "why")
+    for r in reports:
+        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", f"{r.seconds:.1f}")
+        table.add_row(r.stage, r.state, r.fingerprint, *counts, r.why)
+    return table
+
+
+def _where(config: Any, reports: list[StageReport]) -> None:
+    for r in reports:
+        say(f"{r.stage}: {r.url}")
+        if r.failures:
+            say(f"{r.stage}: {r.failures} failures, with reasons: {r.url}/failures.parquet")
+    where = place(config)
+    if where is not None:
+        say(
+            f"MLflow: mlflow ui --backend-store-uri {where.uri}"
+            if "://" in where.uri and where.artifacts
+            else f"MLflow: {where.uri}"
+        )
+
+
+if __name__ == "__main__":
+    from pipelines.cli import stage_main
+
+    stage_main("run")

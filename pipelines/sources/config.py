@@ -1,0 +1,42 @@
+"""The configuration of the `download` stage's source, and the source that it describes."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pipelines.runtime.stage import StageConfig
+from pipelines.sources.base import Source
+from pipelines.sources.captions import CaptionsConfig
+from pipelines.sources.directory import DirectoryConfig, DirectorySource
+from pipelines.sources.objaverse_source import ObjaverseConfig, ObjaverseSource
+from pipelines.sources.procedural_source import ProceduralConfig, ProceduralSource
+
+
+@dataclass(frozen=True)
+class DownloadConfig(StageConfig):
+    """Where the objects come from. Only the chosen source's own section is used."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    source: Literal["objaverse", "directory", "procedural"] = "procedural"
+    """Objaverse 1.0, a folder of 3D files, or the built-in objects."""
+    directory: DirectoryConfig = field(default_factory=DirectoryConfig)
+    """The folder."""
+    objaverse: ObjaverseConfig = field(default_factory=ObjaverseConfig)
+    """The selection from Objaverse."""
+    procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
+    """The built-in objects."""
+    captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    """Captions from elsewhere, for any source."""
+    concurrency: int = field(default=16, metadata={"identity": False})
+    """Transfers at once in one task."""
+    shard_objects: int = field(default=256, metadata={"identity": False})
+    """Objects in one shard."""
+
+
+def make_source(config: DownloadConfig, files_root: str) -> Source:
+    """The configured source. `files_root` is the URL below which transferred files are stored (a folder's are not)."""
+    if config.source == "directory":
+        return DirectorySource(config.directory, config.captions)
+    if config.source == "objaverse":
+        return ObjaverseSource(config.objaverse, files_root, config.captions)
+    return ProceduralSource(config.procedural, files_root, config.captions)

@@ -1,0 +1,80 @@
+"""`sar3d status`: what there is under a root."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.registry import STAGES
+from pipelines.runtime.lease import is_held
+from pipelines.runtime.output import Output, outputs
+from pipelines.runtime.store import Store
+
+Row = dict[str, Any]
+
+
+def status(root: str) -> list[Row]:
+    """One row per output folder, in the order of the stages, the current ones of each stage last."""
+    rows = []
+    for name in STAGES:
+        pointed = _pointed(root, name)
+        found = [_row(output, output.fingerprint in pointed) for output in outputs(root, name)]
+        rows += sorted(found, key=lambda r: (r["current"], r["finished"] or 0))
+    return rows
+
+
+def _pointed(root: str, stage: str) -> set[str]:
+    store = Store(root).at(stage)
+    found = [store.read(n) for n in store.names("_current") if n.endswith(".json") and "/." not in n]
+    return {json.loads(data)["fingerprint"] for data in found if data}
+
+
+def _row(output: Output, is_current: bool) -> Row:
+    success, manifest = output.finished(), output.manifest() or {}
+    stopped = output.state.read("stopped.json")
+    held = success is None and is_held(output.state)
+    state = "done" if success else "running" if held else "stopped" if stopped else "interrupted"
+    row: Row = {
+        "stage": output.stage,
+        "fingerprint": output.fingerprint,
+        "state": state,
+        "current": is_current,
+        "rows": manifest.get("rows", 0),
+        "objects": manifest.get("objects", 0),
+        "failures": manifest.get("failures", 0),
+        "shards": len(output.record_names()),
+        "started": success["started"] if success else None,
+        "finished": success["finished"] if success else None,
+        "seconds": success["seconds"] if success else None,
+        "reason": json.loads(stopped)["reason"] if stopped and not success else None,
+        "url": output.url,
+        "run_id": success.get("run_id") if success else None,
+    }
+    if success is None:
+        records = output.records().values()
+        row["rows"] = sum(r.rows for r in records)
+        row["objects"] = sum(len(r.keys) for r in records)
+        row["failures"] = sum(len(r.failures) for r in records)
+    return row
+
+
+def table(rows: list[Row]) -> str:
+    if not rows:
+        return "nothing here yet"
+    made = Table("stage", "fingerprint", "state", "current", "objects", "rows", "failed", "finished", "seconds")
+    for r in rows:
+        finished = datetime.fromtimestamp(r["finished"]).strftime("%Y-%m-%d %H:%M:%S") if r["finished"] else "-"
+        counts = (f"{r['objects']:,}", f"{r['rows']:,}", f"{r['failures']:,}")
+        seconds = f"{r['seconds']:.1f}" if r["seconds"] is not None else "-"
+        made.add_row(
+            r["stage"], r["fingerprint"], r["state"], "yes" if r["current"] else "", *counts, finished, seconds
+        )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(made)
+        for r in rows:
+            if r["reason"]:
+                console.print(f"{r['stage']} {r['fingerprint']}: {r['reason']}", markup=False)
+    return capture.get().rstrip()

@@ -1,0 +1,24 @@
+#version 330 core
+uniform sampler2D color;
+uniform sampler2D geometry;
+
+layout(location = 0) out vec4 out_color;
+layout(location = 1) out vec4 out_geometry;
+
+vec3 srgb_encode(vec3 linear) {
+    vec3 high = 1.055 * pow(max(linear, vec3(0.0031308)), vec3(1.0 / 2.4)) - 0.055;
+    return mix(high, linear * 12.92, vec3(lessThanEqual(linear, vec3(0.0031308))));
+}
+
+vec4 row(ivec2 centre) {
+    return texelFetch(color, centre - ivec2(1, 0), 0) + 2.0 * texelFetch(color, centre, 0)
+        + texelFetch(color, centre + ivec2(1, 0), 0);
+}
+
+void main() {
+    ivec2 centre = 2 * ivec2(gl_FragCoord.xy) + 1;
+    vec4 mean = (row(centre - ivec2(0, 1)) + 2.0 * row(centre) + row(centre + ivec2(0, 1))) / 16.0;
+    vec3 encoded = srgb_encode(clamp(mean.rgb / max(mean.a, 1e-6), 0.0, 1.0));
+    out_color = vec4(encoded * mean.a + (1.0 - mean.a), mean.a);
+    out_geometry = texelFetch(geometry, centre, 0);
+}

@@ -1,0 +1,42 @@
+// Shared by the fragment shaders of all OpenGL renderers; the line that only says lighting becomes the lights.
+in vec3 world;
+in vec3 world_normal;
+in vec2 texcoord;
+in vec4 tint;
+flat in vec2 surface;
+
+uniform sampler2D base_texture;
+uniform vec3 eye;
+uniform vec3 forward;
+uniform int lit;
+uniform ivec2 mirror;
+
+//lighting
+
+// Mirrored repeat by folding the coordinates; their derivatives jump at the folds, so they are taken before.
+vec4 texel() {
+    if (mirror == ivec2(0)) return texture(base_texture, texcoord);
+    vec2 folded = mix(texcoord, 1.0 - abs(mod(texcoord, 2.0) - 1.0), vec2(mirror));
+    return textureGrad(base_texture, folded, dFdx(texcoord), dFdy(texcoord));
+}
+
+vec4 base_color() {
+    vec4 color = tint * texel();
+    return vec4(color.rgb, surface.x < 0.0 ? 1.0 : color.a);
+}
+
+// A vanishing interpolated normal has no direction; the one to the camera is as good as any and keeps NaN out.
+vec3 facing_normal() {
+    vec3 ray = normalize(world - eye);
+    float size = dot(world_normal, world_normal);
+    vec3 n = size > 1e-12 ? world_normal * inversesqrt(size) : -ray;
+    return dot(n, ray) > 0.0 ? -n : n;
+}
+
+vec3 shade(vec3 albedo, vec3 n) {
+    return lit == 1 && surface.y < 0.5 ? albedo * irradiance(n) : albedo;
+}
+
+vec4 geometry(vec3 n) {
+    return vec4(n, dot(world - eye, forward));
+}
