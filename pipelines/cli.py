@@ -3,7 +3,9 @@
 import argparse
 import json
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -89,18 +91,28 @@ def _options(parsed: Any) -> Any:
 
 
 def _stage(parsed: Any) -> int:
-    from pipelines.config import load
     from pipelines.run import run_stages
 
-    return run_stages(load(parsed.config, parsed.overrides), (parsed.stage,), _options(parsed))
+    return run_stages(_load(parsed), (parsed.stage,), _options(parsed))
 
 
 def _run(parsed: Any) -> int:
-    from pipelines.config import load
     from pipelines.run import run_stages
 
-    config = load(parsed.config, parsed.overrides)
+    config = _load(parsed)
     return run_stages(config, config.stages, _options(parsed))
+
+
+def _load(parsed: Any) -> Any:
+    from pipelines.config import load
+    from pipelines.runtime.cluster import in_job
+
+    config = load(parsed.config, parsed.overrides)
+    if in_job():
+        # Nodes that share a machine unpack a job's files over each other, and the working directory may vanish.
+        # Every path in the configuration is absolute from here on.
+        os.chdir(tempfile.gettempdir())
+    return config
 
 
 def _status(parsed: Any) -> int:

@@ -41,6 +41,8 @@ def collect(configs: list[Any], delete: bool) -> int:
                 # _SUCCESS goes first: what is half deleted must not look finished.
                 output.store.delete([n for n in names if n == "_SUCCESS"])
                 output.store.delete([n for n in names if n != "_SUCCESS"])
+                if output.fingerprint not in kept:
+                    output.store.prune()
     verb = "deleted" if delete else "would be deleted; add --delete to do it"
     say(f"{count} files, {total / 1e6:,.1f} MB {verb}")
     return 0

@@ -1,6 +1,7 @@
 """`sar3d run`: the stages of a configuration, one after the other, and a table of what came of them."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from pipelines.registry import STAGES
 from pipelines.runtime.engine import Options, current, run_stage
 from pipelines.runtime.progress import say
 from pipelines.runtime.stage import StageReport
+from pipelines.runtime.store import Store
 from pipelines.runtime.tracking import place
 
 
@@ -50,17 +52,23 @@ def _table(reports: list[StageReport]) -> Table:
 
 
 def _where(config: Any, reports: list[StageReport]) -> None:
+    """Say where everything is and how to look at it."""
+    store = Store(config.root)
     for r in reports:
-        say(f"{r.stage}: {r.url}")
+        say(f"{r.stage}: {r.url}/ (manifest.json, part-*.parquet)")
         if r.failures:
-            say(f"{r.stage}: {r.failures} failures, with reasons: {r.url}/failures.parquet")
+            say(f"  {r.failures} failures, with reasons: {r.url}/failures.parquet")
+        sheet = f"{r.stage}/{r.fingerprint}/artifacts/contact_sheet.png"
+        if store.exists(sheet):
+            say(f"  contact sheet, open it with any picture viewer: {store.address(sheet)}")
     where = place(config)
-    if where is not None:
-        say(
-            f"MLflow: mlflow ui --backend-store-uri {where.uri}"
-            if "://" in where.uri and where.artifacts
-            else f"MLflow: {where.uri}"
-        )
+    if where is None:
+        return
+    if where.artifacts is None:
+        say(f"MLflow: experiment {where.experiment!r} at {where.uri}")
+    else:
+        mlflow = Path(sys.executable).with_name("mlflow")
+        say(f"MLflow: {mlflow} ui --backend-store-uri {where.uri}   then open http://127.0.0.1:5000")
 
 
 if __name__ == "__main__":

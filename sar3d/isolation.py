@@ -168,6 +168,7 @@ class _Child:
                 _enlarge_pipe(fd)
         self.calls = 0
         self.resident_at_start = 0
+        self.next_check = 0.0
 
     def exchange(self, header: Json | None, blobs: Sequence[bytes], limits: Limits) -> tuple[Json, list[bytes]]:
         """Send one frame (none at start-up) and receive one, under the limits."""
@@ -211,11 +212,12 @@ class _Child:
         poll.register(fd, events)
         while True:
             left = deadline - time.monotonic()
-            if poll.poll(1000 * max(0.0, min(left, _TICK_SECONDS))):
-                # The limits hold even while a child trickles data.
+            ready = poll.poll(1000 * max(0.0, min(left, _TICK_SECONDS)))
+            if time.monotonic() >= self.next_check or left <= 0:  # also while the child trickles data
                 self._check(left, limits)
+                self.next_check = time.monotonic() + _TICK_SECONDS
+            if ready:
                 return
-            self._check(left, limits)
             if self.process.poll() is not None and not poll.poll(0):
                 # A grandchild may keep the pipe open, so the end of the child need not show as a hang-up.
                 raise self._death()

@@ -26,11 +26,50 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def local_ray():
-    """One Ray of our own on two CPUs for the whole test session."""
-    import ray
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--acceptance-report", metavar="FOLDER", help="write a dated table of what was shown to FOLDER")
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
-    yield ray
-    ray.shutdown()
+
+class AcceptanceReport:
+    """Collects outcomes, durations and recorded properties, and writes them as one dated Markdown table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[tuple[str, str, str, float, str]] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]):
+        report = yield
+        if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+            mark = item.get_closest_marker("acceptance")
+            line = mark.args[0] if mark else (item.obj.__doc__ or item.name).strip().split("\n")[0]
+            numbers = "; ".join(f"{k}: {v}" for k, v in item.user_properties)
+            if report.outcome == "skipped":
+                numbers = str(report.longrepr[-1]) if isinstance(report.longrepr, tuple) else numbers
+            self.rows.append((line, item.nodeid, report.outcome, report.duration, numbers))
+        return report
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        import platform
+        from datetime import datetime
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.now()
+        lines = [
+            f"# Acceptance, {now:%Y-%m-%d %H:%M}",
+            "",
+            f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}. "
+            f"{sum(r[2] == 'passed' for r in self.rows)} of {len(self.rows)} passed.",
+            "",
+            "| what is shown | test | outcome | seconds | measured |",
+            "|---|---|---|---|---|",
+        ]
+        for line, test, outcome, seconds, numbers in self.rows:
+            lines.append(f"| {line} | `{test}` | {outcome} | {seconds:.1f} | {numbers} |".replace("\n", " "))
+        (self.folder / f"acceptance-{now:%Y-%m-%d}.md").write_text("\n".join(lines) + "\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--acceptance-report")
+    if folder:
+        config.pluginmanager.register(AcceptanceReport(Path(folder)), "acceptance-report")

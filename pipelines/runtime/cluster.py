@@ -57,9 +57,7 @@ def connect(config: ClusterConfig) -> Any:
     # Our own Ray answers on the loopback address only, so it needs no token; making one would leave a file in the
     # user's home that lets later `ray job submit`s to other clusters fail.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address="local", num_cpus=config.cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options
-    )
+    ray.init(address="local", num_cpus=config.cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
     return ray
 
 

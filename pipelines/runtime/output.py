@@ -194,10 +194,19 @@ class Output:
 
     def finish(self, records: Iterable[ShardRecord], description: dict[str, Any]) -> dict[str, Any]:
         """Write failures.parquet and manifest.json from the committed records; returns the manifest."""
-        shards, failures = [], []
+        shards: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
         for r in records:
-            shards.append({"shard": r.shard, "path": r.path, "rows": r.rows, "bytes": r.size, "sha256": r.sha256})
-            shards[-1]["items"] = len(r.keys)
+            shards.append(
+                {
+                    "shard": r.shard,
+                    "path": r.path,
+                    "items": len(r.keys),
+                    "rows": r.rows,
+                    "bytes": r.size,
+                    "sha256": r.sha256,
+                }
+            )
             failures += [{name: getattr(f, name) for name in FAILURES.names} for f in r.failures]
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(failures, schema=FAILURES), buffer, compression="zstd")

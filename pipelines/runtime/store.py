@@ -5,8 +5,10 @@ a PUT when the key exists. `create` (first writer wins) is the one primitive tha
 two processes could both take (a shard's record, a lease, a plan) goes through it.
 """
 
+import contextlib
 import errno
 import os
+import posixpath
 import shutil
 import threading
 import uuid
@@ -70,36 +72,43 @@ class Store:
         fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         return fs, base
 
+    def _key(self, name: str) -> str:
+        """The remote key; an object store does not know `..`, by which one output names another's shard."""
+        return posixpath.normpath(f"{self._remote[1]}/{name}")
+
     def path(self, name: str) -> Path:
         assert self.local, f"{self.url} is not a local folder"
         return Path(self.url, name)
 
     def address(self, name: str) -> str:
         """What any other program calls this file."""
-        return join(self.url, name)
+        if self.local:
+            return os.path.normpath(self.path(name))
+        scheme, _, place = self.url.partition("://")
+        return f"{scheme}://{posixpath.normpath(f'{place}/{name}')}"
 
     def read(self, name: str) -> bytes | None:
         """The whole content, or None where there is no such file."""
         try:
             if self.local:
                 return self.path(name).read_bytes()
-            fs, base = self._remote
-            return bytes(fs.cat_file(f"{base}/{name}"))
+            fs, _ = self._remote
+            return bytes(fs.cat_file(self._key(name)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def exists(self, name: str) -> bool:
         if self.local:
             return self.path(name).exists()
-        fs, base = self._remote
-        return bool(fs.exists(f"{base}/{name}"))
+        fs, _ = self._remote
+        return bool(fs.exists(self._key(name)))
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace, atomically: a reader sees the old content or the new."""
         with disk_errors(self.url):
             if not self.local:
-                fs, base = self._remote
-                fs.pipe_file(f"{base}/{name}", data)
+                fs, _ = self._remote
+                fs.pipe_file(self._key(name), data)
                 return
             temporary = self._write_beside(name, data)
             os.replace(temporary, self.path(name))
@@ -109,9 +118,9 @@ class Store:
         """Write only if there is no such file; False if there was one. Of several at once exactly one gets True."""
         with disk_errors(self.url):
             if not self.local:
-                fs, base = self._remote
+                fs, _ = self._remote
                 try:
-                    fs.pipe_file(f"{base}/{name}", data, mode="create")
+                    fs.pipe_file(self._key(name), data, mode="create")
                 except FileExistsError:
                     return False
                 except OSError as error:
@@ -133,8 +142,8 @@ class Store:
         """Move a finished local file to its place (a rename where `source` is on the same file system)."""
         with disk_errors(self.url):
             if not self.local:
-                fs, base = self._remote
-                fs.put_file(str(source), f"{base}/{name}")
+                fs, _ = self._remote
+                fs.put_file(str(source), self._key(name))
                 source.unlink()
                 return
             target = self.path(name)
@@ -196,21 +205,25 @@ class Store:
     def size(self, name: str) -> int:
         if self.local:
             return self.path(name).stat().st_size
-        fs, base = self._remote
-        return int(fs.size(f"{base}/{name}"))
+        fs, _ = self._remote
+        return int(fs.size(self._key(name)))
 
     def delete(self, names: list[str]) -> None:
         if not names:
             return
         if not self.local:
-            fs, base = self._remote
-            fs.rm([f"{base}/{n}" for n in names])
+            fs, _ = self._remote
+            fs.rm([self._key(n) for n in names])
             return
         for name in names:
             self.path(name).unlink(missing_ok=True)
-        for folder in sorted({p for n in names for p in self.path(n).parents if p.is_relative_to(self.url)})[::-1]:
-            if folder.is_dir() and not any(folder.iterdir()) and folder != Path(self.url):
-                folder.rmdir()
+
+    def prune(self) -> None:
+        """Remove the empty folders of a file system, from the bottom up, the root of this store among them."""
+        if self.local:
+            for folder, _, _ in os.walk(self.url, topdown=False):
+                with contextlib.suppress(OSError):  # not empty
+                    os.rmdir(folder)
 
     def _write_beside(self, name: str, data: bytes) -> Path:
         target = self.path(name)

@@ -130,6 +130,7 @@ class Tracker:
                 apply(self._client, self.run_id or "", entry, self.output)
                 sent += 1
         except Exception as error:  # whatever a tracker does, the work goes on
+            _log.debug("MLflow", exc_info=True)
             _log.warning("MLflow at %s: %s", self.where.uri, str(error).splitlines()[0][:200] if str(error) else error)
             self._down_until = time.monotonic() + self.RETRY
         rest = entries[sent:]
@@ -156,7 +157,9 @@ class Tracker:
     def _start_monitor(self, run_id: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._monitor = SystemMetricsMonitor(run_id, sampling_interval=2, samples_before_logging=1, resume_logging=True)
+        self._monitor = SystemMetricsMonitor(
+            run_id, sampling_interval=2, samples_before_logging=1, resume_logging=True, tracking_uri=self.where.uri
+        )
         self._monitor.start()
 
 
@@ -177,7 +180,6 @@ def connect(where: Place) -> Any:
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(where.uri)
     return mlflow.MlflowClient(where.uri)
 
 

@@ -12,7 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -30,7 +32,7 @@ class CaptionsConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    path: str | None = field(default=None, metadata={"identity": False})
+    path: str | None = field(default=None, metadata={"identity": "listing"})
     """A local file or fsspec URL: .csv, .json (either may end in .gz) or .parquet; none by default.
 
     CSV and Parquet: one row per caption, columns uid (or obj_id, object_id, id) and caption (or captions, 3dtopia,
@@ -43,22 +45,15 @@ class CaptionedSource(Source):
     """A source whose objects take captions from a caption file, after those of their own."""
 
     captions: CaptionsConfig
-    without_caption: int = 0
-    """Objects without any caption in the last listing that was read to its end (known on the driver only)."""
 
     @abstractmethod
     def listing(self) -> Iterator[Item]:
         """The objects in ascending order of uid, with no captions but their own."""
 
     def items(self) -> Iterator[Item]:
-        items = self.listing()
-        if self.captions.path is not None:
-            items = with_captions(items, read_captions(self.captions.path))
-        without = 0
-        for item in items:
-            without += not item["captions"]
-            yield item
-        self.without_caption = without
+        if self.captions.path is None:
+            return self.listing()
+        return with_captions(self.listing(), read_captions(self.captions.path))
 
 
 def with_captions(items: Iterator[Item], table: pa.Table) -> Iterator[Item]:
@@ -107,7 +102,7 @@ def _sorted(table: pa.Table) -> pa.Table:
     lengths = [pa.compute.greater(pa.compute.binary_length(table[name]), 0) for name in _SCHEMA.names]
     table = table.filter(pa.compute.and_(*lengths))
     # The row number makes the sort stable: the order of an object's captions is the file's.
-    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+    table = table.append_column("row", pa.array(np.arange(len(table))))
     return table.sort_by([("uid", "ascending"), ("row", "ascending")]).select(_SCHEMA.names)
 
 

@@ -1,7 +1,9 @@
 """The configuration of the `download` stage's source, and the source that it describes."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from pipelines.runtime.stage import StageConfig
 from pipelines.sources.base import Source
@@ -27,9 +29,9 @@ class DownloadConfig(StageConfig):
     """The built-in objects."""
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     """Captions from elsewhere, for any source."""
-    concurrency: int = field(default=16, metadata={"identity": False})
-    """Transfers at once in one task."""
-    shard_objects: int = field(default=256, metadata={"identity": False})
+    concurrency: Annotated[int, Field(ge=1)] = field(default=16, metadata={"identity": False})
+    """Objects that one task fetches at once: transfers wait for the network, hardly for the processor."""
+    shard_objects: Annotated[int, Field(ge=1)] = field(default=256, metadata={"identity": False})
     """Objects in one shard."""
 
 

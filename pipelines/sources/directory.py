@@ -32,9 +32,9 @@ class DirectoryConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    path: str | None = field(default=None, metadata={"identity": False})
+    path: str | None = field(default=None, metadata={"identity": "listing"})
     """The folder: a local path or any fsspec URL. Required if `source` is `directory`."""
-    manifest: str | None = field(default=None, metadata={"identity": False})
+    manifest: str | None = field(default=None, metadata={"identity": "listing"})
     """A .json, .csv or .parquet file that describes files of the folder (paths relative to it), itself named relative
     to the folder or in full. By default manifest.json, manifest.csv or manifest.parquet in the folder, if there is
     one; `none` to use none. Files that it does not name are objects all the same."""

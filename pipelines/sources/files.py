@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -123,7 +123,7 @@ def publish(file: Path, root: str, path: str, receipt: Receipt) -> None:
     fs, base = filesystem(root)
     target = join(base, inside(path))
     # The old receipt must not stand beside the new file, not even for a moment.
-    if fs.exists(_receipt_path(target)):
+    with suppress(FileNotFoundError):
         fs.rm_file(_receipt_path(target))
     if is_local(fs):
         Path(target).parent.mkdir(parents=True, exist_ok=True)

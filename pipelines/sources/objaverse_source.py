@@ -16,7 +16,7 @@ from pydantic import Field
 from pipelines.sources.base import Item, Row
 from pipelines.sources.captions import CaptionedSource, CaptionsConfig
 from pipelines.sources.files import Receipt, check_file, find, open_stored, publish, spool, sweep
-from pipelines.sources.objaverse_index import Annotation, ObjaverseIndex
+from pipelines.sources.objaverse_index import Essence, ObjaverseIndex
 from pipelines.sources.rows import fault, item_of, raise_fault, row_of
 from pipelines.sources.transfer import TransferConfig, transfer
 from sar3d.errors import UserError
@@ -36,17 +36,17 @@ class ObjaverseConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    categories: tuple[str, ...] = field(default=(), metadata={"identity": False})
+    categories: tuple[str, ...] = field(default=(), metadata={"identity": "listing"})
     """LVIS categories, such as `chair`: objects of any of them."""
-    licences: tuple[str, ...] = field(default=(), metadata={"identity": False})
+    licences: tuple[str, ...] = field(default=(), metadata={"identity": "listing"})
     """Licences as the annotations name them (by, by-sa, by-nc, cc0 ...): objects under any of them."""
-    uids_file: str | None = field(default=None, metadata={"identity": False})
+    uids_file: str | None = field(default=None, metadata={"identity": "listing"})
     """A local file of uids: .txt with one a line, .csv with a column uid (or the uids first), .json with a list."""
-    count: Annotated[int, Field(ge=1)] | None = field(default=None, metadata={"identity": False})
+    count: Annotated[int, Field(ge=1)] | None = field(default=None, metadata={"identity": "listing"})
     """So many of them, drawn at random; a larger count holds the objects of a smaller one."""
-    seed: int = field(default=0, metadata={"identity": False})
+    seed: int = field(default=0, metadata={"identity": "listing"})
     """Decides which ones `count` draws."""
-    all: bool = field(default=False, metadata={"identity": False})
+    all: bool = field(default=False, metadata={"identity": "listing"})
     """Really all 800,000 objects (some 9 TB), or all that the other fields leave."""
     mirror: str = field(
         default="https://huggingface.co/datasets/allenai/objaverse/resolve/main", metadata={"identity": False}
@@ -75,13 +75,13 @@ class ObjaverseSource(CaptionedSource):
         _known("licence", config.licences, LICENCES)
         sweep(self.files_root, _FOLDER, 2 * config.transfer.deadline_s)
         index = ObjaverseIndex(config.mirror, Path(config.cache).expanduser(), config.transfer)
-        paths = index.object_paths()
+        paths = index.object_paths
         lvis = index.lvis_categories()
         _known("LVIS category", config.categories, lvis)
         uids, missing = self._candidates(paths, lvis)
-        described: dict[str, Annotation] = {}
+        described: dict[str, Essence] = {}
         if config.licences:
-            described = _described(index, {uid: paths[uid] for uid in uids})
+            described = index.essences(uids)
             uids = {uid for uid in uids if described.get(uid, {}).get("licence") in config.licences}
         chosen = sorted(_sample(uids | missing, config.count, config.seed))
         if not chosen:
@@ -89,7 +89,7 @@ class ObjaverseSource(CaptionedSource):
                 "download.objaverse selects no object: nothing is in all of its categories, licences and uids"
             )
         if not config.licences:
-            described = _described(index, {uid: paths[uid] for uid in chosen if uid in uids})
+            described = index.essences(uid for uid in chosen if uid in uids)
         category = {uid: name for name in sorted(lvis, reverse=True) for uid in lvis[name]}
         for uid in chosen:
             yield _item(uid, paths.get(uid), category.get(uid), described.get(uid, {}))
@@ -171,27 +171,7 @@ def _sample(uids: set[str], count: int | None, seed: int) -> set[str]:
     return set(sorted(uids, key=lambda uid: hashlib.sha256(f"{seed}:{uid}".encode()).digest())[:count])
 
 
-def _described(index: ObjaverseIndex, paths: dict[str, str]) -> dict[str, Annotation]:
-    """What is kept of the annotations (a small part: they are long)."""
-    return {uid: _essence(annotation) for uid, annotation in index.annotations(paths)}
-
-
-def _essence(annotation: Annotation) -> Annotation:
-    return {
-        "name": annotation.get("name"),
-        "tags": _names(annotation.get("tags")),
-        "category": next(iter(_names(annotation.get("categories"))), None),
-        "licence": annotation.get("license"),
-        "author": (annotation.get("user") or {}).get("username"),
-        "source": annotation.get("viewerUrl"),
-    }
-
-
-def _names(entries: Any) -> list[str]:
-    return [name for entry in entries or () if (name := (entry or {}).get("name"))]
-
-
-def _item(uid: str, index_path: str | None, lvis_category: str | None, essence: Annotation) -> Item:
+def _item(uid: str, index_path: str | None, lvis_category: str | None, essence: Essence) -> Item:
     more: dict[str, Any] = {}
     if index_path is None:
         more = fault("not_in_index", f"Objaverse's index has no object {uid!r}; correct the file of uids")

@@ -25,9 +25,9 @@ class ProceduralConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = field(default=64, metadata={"identity": False})
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = field(default=64, metadata={"identity": "listing"})
     """How many objects; a larger count holds the objects of a smaller one."""
-    seed: Annotated[int, Field(ge=0)] = field(default=0, metadata={"identity": False})
+    seed: Annotated[int, Field(ge=0)] = field(default=0, metadata={"identity": "listing"})
     """Another seed gives other objects of the same kinds."""
 
 

@@ -1,7 +1,9 @@
 """Decode texture images into RGBA8, whatever the file says they are."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +22,26 @@ def decode_image(data: bytes, max_pixels: int, room: int) -> NDArray[np.uint8]:
     and otherwise rejected; so is one of more than `room`, the pixels left to the object.
     Raises ObjectError: `bad_image`, `texture_too_large`.
     """
+    with _opened(data) as image:
+        _fit(image, max_pixels)
+        if image.size[0] * image.size[1] > room:
+            raise ObjectError("texture_too_large", "its textures have more pixels in all than it may have")
+        return to_rgba(image)
+
+
+def check_image(data: bytes) -> None:
+    """Read the header only. Raises ObjectError as `decode_image` does."""
+    with _opened(data):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked here; Pillow's warning adds nothing
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _fit(image, max_pixels)
-                if image.size[0] * image.size[1] > room:
-                    raise ObjectError("texture_too_large", "its textures have more pixels in all than it may have")
-                return to_rgba(image)
+                yield image
     except Image.DecompressionBombError as error:
         raise ObjectError("texture_too_large", "a texture has more pixels than any image may have") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError) as error:

@@ -4,7 +4,9 @@ import struct
 from pathlib import Path
 from typing import Literal
 
-from sar3d.errors import ObjectError
+import numpy as np
+
+from sar3d.errors import ObjectError, UserError
 from sar3d.meshes.gltf.container import open_document
 from sar3d.meshes.gltf.reader import read_gltf
 from sar3d.meshes.limits import MeshLimits
@@ -23,8 +25,10 @@ def load_scene(path: Path, limits: MeshLimits = MeshLimits(), up: UpAxis = "y") 
     """Load a .glb, .gltf, .obj, .ply or .stl as a y-up scene.
 
     `up` is the vertical axis of .obj, .ply and .stl files, which do not say; glTF is y-up by definition. Use
-    `load_safely` for files from strangers: native decoders may crash or hang. Raises ObjectError.
+    `load_safely` for files from strangers: native decoders may crash or hang. Raises ObjectError, and UserError for
+    another `up`.
     """
+    check_axis(up)
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -32,9 +36,11 @@ def load_scene(path: Path, limits: MeshLimits = MeshLimits(), up: UpAxis = "y") 
     data = _read(path, limits)
     sniff(data[:512], suffix)
     try:
-        if suffix in GLTF_SUFFIXES:
-            return read_gltf(open_document(data, path.parent, limits))
-        return read_plain(data, suffix, path.parent, limits, up)
+        # Overflow shows as a result that is not finite, which is checked; warnings would only fill the log.
+        with np.errstate(all="ignore"):
+            if suffix in GLTF_SUFFIXES:
+                return read_gltf(open_document(data, path.parent, limits))
+            return read_plain(data, suffix, path.parent, limits, up)
     except (
         KeyError,
         TypeError,
@@ -51,6 +57,12 @@ def load_scene(path: Path, limits: MeshLimits = MeshLimits(), up: UpAxis = "y") 
         raise ObjectError("malformed", f"the file cannot be parsed ({type(error).__name__}: {error})") from error
     except OSError as error:
         raise ObjectError("unreadable", f"a file cannot be read ({error.strerror or error})") from error
+
+
+def check_axis(up: str) -> None:
+    """Raises UserError unless `up` is "y" or "z"."""
+    if up not in ("y", "z"):
+        raise UserError(f"The vertical axis of the source files is 'y' or 'z', not {up!r}: set it to one of these.")
 
 
 def _read(path: Path, limits: MeshLimits) -> bytes:

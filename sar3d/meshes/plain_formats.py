@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sar3d.errors import ObjectError
 from sar3d.meshes.assemble import Piece, assemble, check_totals
-from sar3d.meshes.images import decode_image
+from sar3d.meshes.images import check_image, decode_image
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.normals import flat_geometry
 from sar3d.meshes.scene import Material, Scene, Texture
@@ -28,18 +28,27 @@ def read_plain(data: bytes, suffix: str, folder: Path, limits: MeshLimits, up: s
 
     `up="z"` turns the object y-up: (x, y, z) -> (x, z, -y). Raises ObjectError.
     """
-    if up not in ("y", "z"):
-        raise ObjectError("malformed", f"the vertical axis is {up!r}, neither 'y' nor 'z'")
     references = _References(folder, limits, len(data))
-    parsed = _parser(suffix)(io.BytesIO(data), resolver=references)
-    if references.failure is not None:
-        # trimesh logs a failed reference and goes on without it.
-        raise references.failure
+    parsed = _parsed(data, suffix, references)
     meshes = list(parsed["geometry"].values()) if "geometry" in parsed else [parsed]
     surfaces = _Surfaces(references)
     pieces = [piece for mesh in meshes if (piece := _piece(mesh, surfaces, limits)) is not None]
     check_totals(sum(len(p.faces) for p in pieces), sum(len(p.positions) for p in pieces), limits)
     return assemble([_turned(piece) for piece in pieces] if up == "z" else pieces)
+
+
+def _parsed(data: bytes, suffix: str, references: "_References") -> dict[str, Any]:
+    """trimesh's description of one mesh, or of several under "geometry"."""
+    try:
+        parsed = _parser(suffix)(io.BytesIO(data), resolver=references)
+    except MemoryError:
+        raise
+    except Exception as error:  # the parsers validate little, so a broken file raises anything
+        raise ObjectError("malformed", f"the file cannot be parsed ({type(error).__name__}: {error})") from error
+    if references.failure is not None:
+        # trimesh logs a failed reference and goes on without it.
+        raise references.failure
+    return parsed
 
 
 def srgb_to_linear(srgb: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -57,22 +66,34 @@ class _References:
         self.failure: ObjectError | None = None
         self.data: dict[str, bytes] = {}
 
-    def get(self, name: str) -> bytes:
-        # `map_Kd -s 2 2 1 wood.png`: options come before the name.
-        wanted = name.split()[-1] if name.startswith("-") else name.strip()
+    def __getitem__(self, name: str) -> bytes:
+        """A material library."""
         try:
-            if wanted not in self.data:
-                path = confined_path(wanted, self.folder)
-                self.bytes_read += path.stat().st_size
-                if self.bytes_read > self.limits.bytes:
-                    raise ObjectError("too_large", f"the file and what it refers to exceed {self.limits.bytes} bytes")
-                self.data[wanted] = path.read_bytes()
+            return self._read(name.strip())
         except ObjectError as error:
             self.failure = self.failure or error
             raise
-        return self.data[wanted]
 
-    __getitem__ = get
+    def get(self, name: str) -> bytes:
+        """An image, looked at here because the parsers go on without one that they cannot open."""
+        # `map_Kd -s 2 2 1 wood.png`: options come before the name.
+        wanted = name.split()[-1] if name.startswith("-") else name.strip()
+        try:
+            data = self._read(wanted)
+            check_image(data)
+        except ObjectError as error:
+            self.failure = self.failure or error
+            raise
+        return data
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.data:
+            path = confined_path(name, self.folder)
+            self.bytes_read += path.stat().st_size
+            if self.bytes_read > self.limits.bytes:
+                raise ObjectError("too_large", f"the file and what it refers to exceed {self.limits.bytes} bytes")
+            self.data[name] = path.read_bytes()
+        return self.data[name]
 
 
 class _Surfaces:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sar3d.errors import ObjectError
 from sar3d.isolation import Json, LimitedProcess, Limits
 from sar3d.meshes.limits import MeshLimits
-from sar3d.meshes.load import UpAxis, load_scene
+from sar3d.meshes.load import UpAxis, check_axis, load_scene
 from sar3d.meshes.scene import Material, Primitive, Scene, Texture
 
 _ARRAYS: dict[str, tuple[str, int]] = {
@@ -25,7 +25,8 @@ _ARRAYS: dict[str, tuple[str, int]] = {
 
 def loader_process(limits: Limits = Limits()) -> LimitedProcess:  # noqa: B008  frozen
     """A process for `load_safely`; it starts at the first call. Close it, or use it as a context manager."""
-    return LimitedProcess("sar3d.meshes.worker:handle", limits)
+    # One loader uses one core; a machine runs many.
+    return LimitedProcess("sar3d.meshes.worker:handle", limits, env={"OMP_NUM_THREADS": "1"})
 
 
 def load_safely(
@@ -39,6 +40,7 @@ def load_safely(
     Raises ObjectError: what `load_scene` raises, and what `LimitedProcess.call` raises for a file that makes a native
     decoder hang, crash or fill the memory. The arrays of the scene are read-only.
     """
+    check_axis(up)
     if process is None:
         with loader_process() as own:
             return load_safely(path, limits, up, own)

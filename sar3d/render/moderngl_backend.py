@@ -34,7 +34,8 @@ from sar3d.render.sampling import Rect, covered_rect, sample_projection, samples
 
 SRGB8_ALPHA8 = 0x8C43
 ATTRIBUTES = ("position", "normal", "uv", "params", "color")
-WHITE = Texture(np.full((1, 1, 4), 255, np.uint8))
+STAGES = {"opaque": ("opaque",), "blend": ("blend", "blend_geometry")}
+"""The fragment shaders that a batch goes through."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class _Targets:
     """The same geometry and depth."""
     final: Any
     """Colour and geometry at pixel resolution."""
+    fine: tuple[Any, Any]
+    """The textures behind `surface`: what the last pass reads."""
     resources: ExitStack
 
 
@@ -60,13 +63,15 @@ class _Drawable:
     batch: packing.Batch
     indices: Any
     texture: Any
-    vaos: dict[str, Any]
+    arrays: dict[str, Any]
+    """By stage: the vertices bound to its program."""
 
-    def draw(self, program: Any, program_name: str, first: int = 0, count: int = -1) -> None:
-        self.texture.use(0)
-        wraps = self.batch.texture or WHITE
-        program["mirror"] = int(wraps.wrap_u == "mirror"), int(wraps.wrap_v == "mirror")
-        self.vaos[program_name].render(first=first, vertices=count)
+    def draw(self, stage: str, first: int = 0, count: int = -1) -> None:
+        if self.batch.texture is not None:
+            self.texture.use(0)
+            if (mirror := _mirror(self.batch.texture)) != (0, 0):
+                self.arrays[stage].program["mirror"] = mirror
+        self.arrays[stage].render(first=first, vertices=count)
 
 
 class ModernGLRenderer:
@@ -77,7 +82,7 @@ class ModernGLRenderer:
     def __init__(self) -> None:
         self._thread = OneThread()
         self._context: Any = None
-        self._programs: dict[str, Any] = {}
+        self._programs: dict[tuple[str, shaders.Texels], Any] = {}
         self._resolve: Any = None
         self._targets: _Targets | None = None
 
@@ -128,6 +133,7 @@ class ModernGLRenderer:
                 self._targets.resources.close()
             for program in self._programs.values():
                 program.release()
+            self._resolve.program.release()
             self._resolve.release()
         self._context.release()
         self._context, self._targets, self._programs = None, None, {}
@@ -139,13 +145,15 @@ class ModernGLRenderer:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         options: dict[str, Any] = {"standalone": True, "backend": "egl"}
         self._context = context = moderngl.create_context(require=330, **options)
-        vertex = shaders.source("surface.vert")
-        for name in ("opaque", "blend", "blend_geometry"):
-            self._programs[name] = context.program(vertex, shaders.surface_fragment(name + ".frag"))
         resolve = context.program(shaders.source("resolve.vert"), shaders.source("resolve.frag"))
         resolve["color"], resolve["geometry"] = 0, 1
-        self._programs["resolve"] = resolve
         self._resolve = context.vertex_array(resolve, [])
+
+    def _program(self, stage: str, texels: shaders.Texels) -> Any:
+        if (stage, texels) not in self._programs:
+            sources = shaders.source("surface.vert"), shaders.surface_fragment(f"{stage}.frag", texels)
+            self._programs[stage, texels] = self._context.program(*sources)
+        return self._programs[stage, texels]
 
     def _targets_of(self, resolution: int) -> _Targets:
         if self._targets is not None and self._targets.resolution == resolution:
@@ -159,7 +167,7 @@ class ModernGLRenderer:
             return resource
 
         fine, coarse = (samples(resolution),) * 2, (resolution,) * 2
-        color = owned(context.texture(fine, 4, dtype="f2"))
+        color = owned(context.texture(fine, 4, dtype="f4"))
         geometry = owned(context.texture(fine, 4, dtype="f4"))
         depth = owned(context.depth_renderbuffer(fine))
         final = owned(context.renderbuffer(coarse, 4)), owned(context.renderbuffer(coarse, 4, dtype="f4"))
@@ -169,10 +177,10 @@ class ModernGLRenderer:
             blend=owned(context.framebuffer([color], depth)),
             blend_geometry=owned(context.framebuffer([geometry], depth)),
             final=owned(context.framebuffer(final)),
+            fine=(color, geometry),
             resources=stack,
         )
         self._targets.blend.depth_mask = False
-        self._inputs = color, geometry
         return self._targets
 
     @contextmanager
@@ -187,14 +195,14 @@ class ModernGLRenderer:
 
         vertices = owned(self._context.buffer(batch.vertices))
         indices = owned(self._context.buffer(batch.faces, dynamic=batch.blend))
-        vaos = {}
-        for name in ("blend", "blend_geometry") if batch.blend else ("opaque",):
-            program = self._programs[name]
+        arrays = {}
+        for stage in STAGES["blend" if batch.blend else "opaque"]:
+            program = self._program(stage, _texels(batch.texture))
             layout = [f"{s.stop - s.start}f" if a in program else f"{s.stop - s.start}x4" for a, s in _columns()]
             used = [a for a, _ in _columns() if a in program]
-            vaos[name] = owned(self._context.vertex_array(program, [(vertices, " ".join(layout), *used)], indices))
-        texture = owned(self._texture(batch.texture or WHITE))
-        return _Drawable(batch, indices, texture, vaos)
+            arrays[stage] = owned(self._context.vertex_array(program, [(vertices, " ".join(layout), *used)], indices))
+        texture = owned(self._texture(batch.texture)) if batch.texture is not None else None
+        return _Drawable(batch, indices, texture, arrays)
 
     def _texture(self, texture: Texture) -> Any:
         height, width = texture.pixels.shape[:2]
@@ -216,8 +224,7 @@ class ModernGLRenderer:
             "forward": tuple(c2w[:3, 2]),
             "lit": int(lit),
         }
-        for name in ("opaque", "blend", "blend_geometry"):
-            program = self._programs[name]
+        for program in self._programs.values():
             for uniform, value in values.items():
                 if uniform in program:
                     if isinstance(value, np.ndarray):
@@ -241,13 +248,13 @@ class ModernGLRenderer:
         context.enable_only(moderngl.DEPTH_TEST)
         for drawable in drawables:
             if not drawable.batch.blend:
-                drawable.draw(self._programs["opaque"], "opaque")
+                drawable.draw("opaque")
         if runs:
             self._draw_blended(targets, [d for d in drawables if d.batch.blend], runs)
         targets.final.use()
         targets.final.viewport = left, top, right - left, bottom - top
         context.enable_only(moderngl.NOTHING)
-        for unit, texture in enumerate(self._inputs):
+        for unit, texture in enumerate(targets.fine):
             texture.use(unit)
         self._resolve.render(moderngl.TRIANGLES, vertices=3)
 
@@ -261,12 +268,12 @@ class ModernGLRenderer:
         self._context.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
         done = [0] * len(blended)
         for owner, faces in runs:
-            blended[owner].draw(self._programs["blend"], "blend", done[owner], faces.size)
+            blended[owner].draw("blend", done[owner], faces.size)
             done[owner] += faces.size
         targets.blend_geometry.use()
         self._context.enable_only(moderngl.DEPTH_TEST)
         for drawable in blended:
-            drawable.draw(self._programs["blend_geometry"], "blend_geometry")
+            drawable.draw("blend_geometry")
 
     def _read(self, targets: _Targets, rect: Rect, frames: Frames, view: int) -> None:
         top, left, bottom, right = rect
@@ -276,6 +283,16 @@ class ModernGLRenderer:
         inside = (view, slice(top, bottom), slice(left, right))
         frames.rgb[inside], frames.alpha[inside] = color[..., :3], color[..., 3]
         frames.normal[inside], frames.depth[inside] = geometry[..., :3], geometry[..., 3]
+
+
+def _mirror(texture: Texture) -> tuple[int, int]:
+    return int(texture.wrap_u == "mirror"), int(texture.wrap_v == "mirror")
+
+
+def _texels(texture: Texture | None) -> shaders.Texels:
+    if texture is None:
+        return "PLAIN"
+    return "TEXTURED" if _mirror(texture) == (0, 0) else "MIRRORED"
 
 
 def _columns() -> list[tuple[str, slice]]:

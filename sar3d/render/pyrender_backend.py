@@ -177,7 +177,7 @@ class _Program(shader_program.ShaderProgram):
 
     def _load(self, shader_filename: str) -> str:
         vertex = shader_filename.endswith(".vert")
-        return shaders.source(shader_filename) if vertex else shaders.surface_fragment(shader_filename)
+        return shaders.source(shader_filename) if vertex else shaders.surface_fragment(shader_filename, "TEXTURED")
 
 
 class _SampleRenderer(renderer.Renderer):

@@ -1,17 +1,11 @@
 """Servers and clusters for the pipeline tests: real ones, on this machine."""
 
+import logging
 import os
-import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +14,7 @@ def _s3_server() -> Iterator[tuple[str, list[str]]]:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     requests: list[str] = []
     app = DomainDispatcherApplication(create_backend_app)
 
@@ -72,3 +67,13 @@ def s3_root(_s3_environment: str, request: pytest.FixtureRequest) -> str:
     boto3.client("s3").create_bucket(Bucket=name)
     s3fs.S3FileSystem.clear_instance_cache()
     return f"s3://{name}/root"
+
+
+@pytest.fixture(scope="session")
+def local_ray(_s3_environment: str):
+    """One Ray of our own on two CPUs for the whole test session; its workers know the local S3 server."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    yield ray
+    ray.shutdown()

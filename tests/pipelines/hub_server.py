@@ -36,6 +36,8 @@ class Fault:
     """Wait so long after every 16 bytes."""
     corrupt: bool = False
     """Flip the last byte of what is sent."""
+    deaf: bool = False
+    """Answer a range request with the range, whatever its If-Range says."""
     then: Callable[[], None] | None = None
     """Called once the answer is sent."""
 
@@ -77,6 +79,7 @@ class Hub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Hub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -117,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= fault.headers
         status, start = 200, 0
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and self.headers.get("If-Range") in (None, headers.get("ETag")):
+        if wanted and (fault.deaf or self.headers.get("If-Range") in (None, headers.get("ETag"))):
             status, start = 206, int(wanted[1])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         part = data[start:]

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import toy
-from pipelines.runtime.engine import Options, run_stage
-from pipelines.runtime.output import Output, outputs
 from toy import ToyConfig, ToyPipeline, ToyStage
 
+from pipelines.runtime.engine import Options, run_stage
+from pipelines.runtime.output import Output, outputs
 from sar3d.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")

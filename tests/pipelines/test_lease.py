@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from pipelines.runtime import lease as lease_module
 from pipelines.runtime.lease import Lease, is_held, newest
 from pipelines.runtime.store import Store
-
 from sar3d.errors import UserError
 
 

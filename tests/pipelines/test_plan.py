@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 import pytest
+
 from pipelines.runtime.fingerprint import fingerprint, identity
 from pipelines.runtime.output import ShardRecord
 from pipelines.runtime.plan import Coverage, Survey, shards
-
 from sar3d.errors import UserError
 
 

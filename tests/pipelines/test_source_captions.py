@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipelines.sources.captions import CaptionedSource, CaptionsConfig, read_captions, with_captions
+from pipelines.sources.captions import read_captions, with_captions
 from pipelines.sources.rows import item_of
 from sar3d.errors import UserError
 
@@ -44,7 +44,11 @@ def test_a_header_is_recognised(tmp_path: Path, header: str) -> None:
 
 
 def test_3dtopia_is_a_list_of_objects(tmp_path: Path) -> None:
-    entries = [{"obj_id": "b", "3dtopia": "A lamp."}, {"obj_id": "a", "3dtopia": " A cat. "}, {"obj_id": "b", "3dtopia": ""}]
+    entries = [
+        {"obj_id": "b", "3dtopia": "A lamp."},
+        {"obj_id": "a", "3dtopia": " A cat. "},
+        {"obj_id": "b", "3dtopia": ""},
+    ]
     path = write(tmp_path / "3DTopia-objaverse-caption-361k.json", json.dumps(entries))
     assert joined(path, "a", "b") == {"a": ["A cat."], "b": ["A lamp."]}
 
@@ -99,29 +103,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_captions(str(tmp_path / "nowhere.csv"))
 
 
-def test_a_source_counts_the_objects_without_a_caption(tmp_path: Path) -> None:
-    class Five(CaptionedSource):
-        kind = "five"
-        captions = CaptionsConfig(str(write(tmp_path / "c.csv", "a,one\nd,two\nunknown,three\n")))
-
-        def listing(self) -> Iterator[dict[str, Any]]:
-            return items("a", "b", "c", "d", "e")
-
-        def fetch(self, item: dict[str, Any]) -> dict[str, Any]:
-            raise NotImplementedError
-
-        def open(self, path: str) -> Any:
-            raise NotImplementedError
-
-    source = Five()
-    assert [len(item["captions"]) for item in source.items()] == [1, 0, 0, 1, 0]
-    assert source.without_caption == 3
-
-
 @pytest.mark.slow
 def test_a_million_captions_are_read_in_seconds(tmp_path: Path) -> None:
     with (tmp_path / "c.csv").open("w") as file:
-        file.writelines(f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some colour"\n' for i in range(1_000_000))
+        file.writelines(
+            f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some colour"\n' for i in range(1_000_000)
+        )
     start = time.monotonic()
     table = read_captions(str(tmp_path / "c.csv"))
     assert len(list(with_captions(items(*sorted(table["uid"].to_pylist()[::100])), table))) == 10_000

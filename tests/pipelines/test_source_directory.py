@@ -19,11 +19,11 @@ import pyarrow.parquet
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from hub_server import glb  # noqa: E402
+from hub_server import glb
 
-from pipelines.sources.captions import CaptionsConfig  # noqa: E402
-from pipelines.sources.directory import DirectoryConfig, DirectorySource  # noqa: E402
-from sar3d.errors import ObjectError, UserError  # noqa: E402
+from pipelines.sources.captions import CaptionsConfig
+from pipelines.sources.directory import DirectoryConfig, DirectorySource
+from sar3d.errors import ObjectError, UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -181,16 +181,12 @@ def test_composed_and_decomposed_accents_and_backslashes_name_the_same_file(tmp_
         ("manifest.json", '[{"file": "a.glb", "name": {"en": "x"}}]', "cannot be read"),
         ("manifest.json", '[{"file": "a.glb", "name": "\\ud800"}]', "cannot be read"),
         ("manifest.csv", "file,uid\na.glb,1,too many\n", "more cells"),
-        ("manifest.csv", "", "holds no|no file|cannot"),
         ("manifest.parquet", "PAR1 not", "cannot be read"),
     ],
 )
 def test_a_bad_manifest_is_one_sentence(tmp_path: Path, name: str, text: str, words: str) -> None:
     put(tmp_path, "a.glb", "b.glb")
     (tmp_path / name).write_text(text)
-    if text == "":
-        assert len(list(source(tmp_path).items())) == 2
-        return
     with pytest.raises(UserError, match=words) as caught:
         list(source(tmp_path).items())
     assert "\n" not in str(caught.value)
@@ -198,11 +194,11 @@ def test_a_bad_manifest_is_one_sentence(tmp_path: Path, name: str, text: str, wo
 
 def test_folders_without_anything_to_list(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="holds no .glb"):
+    with pytest.raises(UserError, match=r"holds no \.glb"):
         list(source(tmp_path).items())
-    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
         list(source(tmp_path / "nowhere").items())
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="is no folder"):
         list(source(tmp_path / "notes.txt").items())
     with pytest.raises(UserError, match=r"download\.directory\.path"):
         list(DirectorySource(DirectoryConfig()).items())
@@ -274,7 +270,10 @@ def test_a_file_removed_after_fetch_is_named_when_opened(tmp_path: Path) -> None
 def test_a_remote_folder_brings_what_a_file_refers_to_and_cleans_up() -> None:
     fsspec = pytest.importorskip("fsspec")
     fs = fsspec.filesystem("memory")
-    gltf = {"buffers": [{"uri": "my%20data.bin"}, {"uri": "data:,x"}], "images": [{"uri": "tex/a.png"}, {"uri": "../s.png"}]}
+    gltf = {
+        "buffers": [{"uri": "my%20data.bin"}, {"uri": "data:,x"}],
+        "images": [{"uri": "tex/a.png"}, {"uri": "../s.png"}],
+    }
     files = {
         "m/a.gltf": json.dumps(gltf).encode(),
         "m/my data.bin": b"bin",
@@ -300,7 +299,7 @@ def test_a_remote_folder_brings_what_a_file_refers_to_and_cleans_up() -> None:
         assert (path.parent / "mat/wood.jpg").read_bytes() == b"jpg"
 
 
-def test_a_hundred_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
+def test_many_files_are_listed_in_seconds(tmp_path: Path) -> None:
     for part in range(20):
         (tmp_path / f"{part:02}").mkdir()
         for i in range(1000):
@@ -327,7 +326,6 @@ def test_captions_join_the_listing(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("1,theirs\n3,nobody's\n")
     one = DirectorySource(DirectoryConfig(str(tmp_path / "o")), CaptionsConfig(str(tmp_path / "c.csv")))
     assert [i["captions"] for i in one.items()] == [["mine", "theirs"], []]
-    assert one.without_caption == 1
 
 
 def test_real_objects_with_their_manifest() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from hub_server import Fault, Hub, glb, serve  # noqa: E402
+from hub_server import Fault, Hub, glb, serve
 
-from pipelines.sources.files import check_file  # noqa: E402
-from pipelines.sources.transfer import Transfer, TransferConfig, TransferError, transfer  # noqa: E402
+from pipelines.sources.files import check_file
+from pipelines.sources.transfer import Transfer, TransferConfig, TransferError, transfer
 
 BODY = glb(50_000)
 CONFIG = TransferConfig(
@@ -112,7 +112,18 @@ def test_a_body_without_a_strong_tag_starts_from_zero(mirror: Hub, tmp_path: Pat
 def test_a_file_that_changes_between_two_requests_is_never_mixed(hub: Hub, tmp_path: Path) -> None:
     other = glb(50_000, seed=1)
     hub.faults["a.glb"] = [Fault(cut=20_000, then=lambda: hub.files.update({"a.glb": other}))]
-    bring(hub, tmp_path)
+    assert bring(hub, tmp_path).attempts == 2
+    assert (tmp_path / "a.glb").read_bytes() == other
+
+
+def test_a_range_of_another_version_is_never_appended(mirror: Hub, tmp_path: Path) -> None:
+    """No checksum to fall back on: the tag of the answer tells that it continues another body."""
+    other = glb(50_000, seed=1)
+    mirror.faults["a.glb"] = [
+        Fault(cut=20_000, headers={"ETag": '"1"'}, then=lambda: mirror.files.update({"a.glb": other})),
+        Fault(deaf=True, headers={"ETag": '"2"'}),
+    ]
+    assert bring(mirror, tmp_path).attempts == 3
     assert (tmp_path / "a.glb").read_bytes() == other
 
 
@@ -216,7 +227,7 @@ def test_every_kind_of_checksum_is_compared(mirror: Hub, tmp_path: Path, header:
 
 def test_a_tag_behind_a_redirect_is_no_checksum(hub: Hub, tmp_path: Path) -> None:
     """Content stores tag bodies with 64 hex digits of hashes of their own."""
-    hub.faults["a.glb"] = [Fault(headers={"ETag": f'"{"ab" * 32}"'})]
+    hub.faults["a.glb"] = [Fault(body=BODY, headers={"ETag": f'"{"ab" * 32}"'})]
     assert bring(hub, tmp_path).attempts == 1
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from pipelines.runtime.output import Output, ShardRecord
 from pipelines.runtime.store import Store
-
 from sar3d.errors import UserError
 
 

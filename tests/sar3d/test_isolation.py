@@ -37,7 +37,7 @@ def act(request, blobs):
             kept.append(bytearray(os.urandom(1) * (8 << 20)))
             time.sleep(0.005)
     elif what == "leak":
-        kept.append(bytearray(b"x" * (request["mib"] << 20)))
+        kept.append(b"x" * (request["mib"] << 20))
     elif what == "segv":
         print("reading a bad file", file=sys.stderr, flush=True)
         ctypes.string_at(0)
@@ -136,7 +136,7 @@ def test_one_child_serves_many_calls_with_little_overhead(make: Make) -> None:
         assert process.call({"i": i})[0]["got"] == {"i": i}
         times.append(time.perf_counter() - start)
     assert process.pid == first
-    assert sorted(times)[50] < 0.002  # 0.1 ms on a quiet machine
+    assert sorted(times)[50] < 0.003  # 0.1 ms on a quiet machine
 
 
 def test_the_child_is_recycled_after_so_many_calls(make: Make) -> None:

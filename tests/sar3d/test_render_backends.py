@@ -144,7 +144,7 @@ def varied_scene(seed: int) -> Scene:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_stays_flat_over_many_objects(backend: Backend) -> None:
     renderer, process = working(backend), psutil.Process(os.getpid())
-    warm, total = 40, 190
+    warm, total, bound = (40, 190, 10e6) if backend == "moderngl" else (30, 90, 20e6)
     before = 0
     for seed in range(total):
         if seed == warm:
@@ -152,8 +152,8 @@ def test_memory_stays_flat_over_many_objects(backend: Backend) -> None:
         renderer.render(varied_scene(seed), CAMERAS, LENSES, SMALL)
     grown = process.memory_info().rss - before
     renderer.close()
-    # One leaked texture per object would be 0.5 MB on average; the allocator alone moves by some 15 MB at times.
-    assert grown < (total - warm) * 0.15e6
+    # One leaked texture per object would be 0.5 MB on average; pyrender's heap alone moves by some 15 MB at times.
+    assert grown < bound
 
 
 def test_wrong_cameras_are_refused() -> None:
@@ -200,3 +200,12 @@ def test_mip_levels_shrink_to_one_texel_of_the_mean() -> None:
     levels = textures.pyramid(Texture(pixels))
     assert levels.sizes[-1].tolist() == [1, 1]
     assert levels.texels[-1] == pytest.approx([188, 188, 188, 128], abs=1)
+
+
+def test_between_two_mip_levels_lies_their_mean() -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = 255
+    levels = textures.pyramid(Texture(pixels, "clamp", "clamp"))
+    corner = np.full((3, 2), 0.25, np.float32)
+    found = textures.sample(levels, corner, np.array([1.0, np.sqrt(2), 2.0], np.float32))
+    assert found[:, 3] == pytest.approx([1, (1 + 64 / 255) / 2, 64 / 255], abs=1e-3)

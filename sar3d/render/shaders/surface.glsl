@@ -5,20 +5,28 @@ in vec2 texcoord;
 in vec4 tint;
 flat in vec2 surface;
 
-uniform sampler2D base_texture;
 uniform vec3 eye;
 uniform vec3 forward;
 uniform int lit;
-uniform ivec2 mirror;
 
 //lighting
 
+#if defined(PLAIN)
+vec4 texel() { return vec4(1.0); }
+#elif defined(TEXTURED)
+uniform sampler2D base_texture;
+
+vec4 texel() { return texture(base_texture, texcoord); }
+#elif defined(MIRRORED)
+uniform sampler2D base_texture;
+uniform ivec2 mirror;
+
 // Mirrored repeat by folding the coordinates; their derivatives jump at the folds, so they are taken before.
 vec4 texel() {
-    if (mirror == ivec2(0)) return texture(base_texture, texcoord);
     vec2 folded = mix(texcoord, 1.0 - abs(mod(texcoord, 2.0) - 1.0), vec2(mirror));
     return textureGrad(base_texture, folded, dFdx(texcoord), dFdy(texcoord));
 }
+#endif
 
 vec4 base_color() {
     vec4 color = tint * texel();

@@ -1,0 +1,183 @@
+"""A Ray cluster of several nodes on this machine, made of real `ray start` processes that can be killed."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def kill_tree(process: psutil.Process | subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process and everything below it, as if the machine had gone."""
+    top = psutil.Process(process.pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in [*top.children(recursive=True), top]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+@dataclass
+class RayCluster:
+    """One head without CPUs for tasks, and worker nodes of `cpus` each."""
+
+    folder: Path
+    python: str = sys.executable
+    cpus: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    """Words before the command of each worker node, for example `unshare -m`."""
+
+    def __post_init__(self) -> None:
+        self.port, self.dashboard = free_ports(2)
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.temps: list[str] = []
+        self.head = self._start(
+            "--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", cpus=0
+        )
+        self._await_dashboard()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def add_node(self, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        node = self._start(f"--address=127.0.0.1:{self.port}", cpus=self.cpus, prefix=prefix)
+        self.nodes.append(node)
+        return node
+
+    def _start(self, *arguments: str, cpus: int, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        ports = free_ports(6)
+        names = ("node-manager", "object-manager", "dashboard-agent-listen", "runtime-env-agent", "metrics-export")
+        command = [
+            *prefix,
+            *(self.python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+            *arguments,
+            f"--num-cpus={cpus}",
+            "--node-ip-address=127.0.0.1",
+            "--object-store-memory=100000000",
+            *(f"--{name}-port={port}" for name, port in zip(names, ports, strict=False)),
+            f"--temp-dir={self._temp()}",
+        ]
+        log = open(self.folder / f"node-{len(self.nodes)}-{time.monotonic_ns()}.log", "wb")  # noqa: SIM115
+        path = f"{Path(self.python).parent}:{os.environ['PATH']}"
+        environment = {
+            **os.environ,
+            "PATH": path,
+            "RAY_health_check_period_ms": "500",
+            "RAY_health_check_timeout_ms": "1000",
+        }
+        environment |= {"RAY_health_check_failure_threshold": "3", **self.environment}
+        return subprocess.Popen(
+            command, cwd=self.folder, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+    def _temp(self) -> str:
+        """One per node, or the nodes would unpack a job's files over each other. Short: Ray's sockets need it."""
+        self.temps.append(f"/tmp/ray-{self.port}-{len(self.temps)}")
+        return self.temps[-1]
+
+    def _await_dashboard(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self.address}/api/version", timeout=2)
+                return
+            time.sleep(0.2)
+        raise TimeoutError(f"the Ray head did not answer within a minute; see {self.folder}")
+
+    def submit(self, *entrypoint: str, working_dir: Path = REPOSITORY) -> subprocess.Popen[bytes]:
+        """`ray job submit`, as a user would call it; its output goes to `job-*.log` in the folder."""
+        log = open(self.folder / f"job-{time.monotonic_ns()}.log", "wb")  # noqa: SIM115
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.address]
+        return subprocess.Popen(
+            [*command, "--working-dir", str(working_dir), "--", *entrypoint],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    def run(self, *entrypoint: str, timeout: float = 300, working_dir: Path = REPOSITORY) -> tuple[int, str]:
+        """Submit and wait; exit code and everything that was printed."""
+        job = self.submit(*entrypoint, working_dir=working_dir)
+        job.wait(timeout)
+        return job.returncode, self.last_log()
+
+    def last_log(self) -> str:
+        logs = sorted(self.folder.glob("job-*.log"), key=lambda p: int(p.stem.split("-")[1]))
+        return logs[-1].read_text() if logs else ""
+
+    def processes(self) -> Iterator[psutil.Process]:
+        for top in [self.head, *self.nodes]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                yield from psutil.Process(top.pid).children(recursive=True)
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Processes of this cluster with all of `words` in their command lines."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                line = " ".join(process.cmdline())
+                if all(w in line for w in words):
+                    found.append(process)
+        return found
+
+    def kill_one(self, what: str, random_: random.Random) -> bool:
+        """SIGKILL one `worker` (while it runs a task), `renderer`, `driver` or `node`; False if there is none now."""
+        if what == "node":
+            living = [n for n in self.nodes if n.poll() is None]
+            if len(living) < 2:
+                return False
+            victim = random_.choice(living)
+            kill_tree(victim)
+            victim.wait()
+            self.nodes.remove(victim)
+            self.add_node()
+            return True
+        found = self._victims(what)
+        if not found:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            random_.choice(found).send_signal(signal.SIGKILL)
+        return True
+
+    def _victims(self, what: str) -> list[psutil.Process]:
+        if what == "worker":
+            return self.find("ray::", ":part-")  # busy with a shard
+        if what == "renderer":
+            return self.find("sar3d.isolation")
+        drivers = [*self.find("-m", "pipelines."), *self.find("toy_job.py")]
+        return [
+            p
+            for p in drivers
+            if p.name().startswith("python") and p.cmdline()[1] in ("-m", "tests/pipelines/toy_job.py")
+        ]
+
+    def close(self) -> None:
+        for top in [*self.nodes, self.head]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                kill_tree(top)
+            top.wait()
+        for temp in self.temps:
+            shutil.rmtree(temp, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""Configurations and the command line: every shipped config loads; what is wrong is said in one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.fingerprint import identity
+from sar3d.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_has_a_fingerprint(file: Path) -> None:
+    config = load(file, [])
+    assert config.root.endswith(f"runs/{file.stem}")
+    assert set(config.stages) <= set(STAGES)
+    assert identity(config.render)["views"] == config.render.views
+
+
+def test_overrides_have_types() -> None:
+    config = load(
+        CONFIGS[0], ["render.views=12", "render.radius=1.8", "root=/tmp/x", "render.lit=false", "stages=[render]"]
+    )
+    assert (config.render.views, config.render.radius, config.render.lit) == (12, 1.8, False)
+    assert (config.root, config.stages) == ("/tmp/x", ("render",))
+    assert load(CONFIGS[0], ["root=s3://bucket/x"]).root == "s3://bucket/x"
+
+
+@pytest.mark.acceptance("A wrong config key is one clear sentence")
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("render.resolutoin=3", "render.resolutoin is not a setting .*did you mean render.resolution"),
+        ("rendr.views=3", "rendr is not a setting .*did you mean render"),
+        ("render.views=many", "render.views='many' is wrong .*integer"),
+        ("render.views=0", "views is 0: give 1 or more"),
+        ("render.resolution=4", "render.resolution=4 is wrong"),
+        ("render.backend=vulkan", "render.backend='vulkan' is wrong .*'moderngl'"),
+        ("download.source=folder", "download.source='folder' is wrong .*'directory'"),
+        ("render.radius=wide", r"render\.radius.*'wide' is wrong"),
+        ("max_failure_rate=2", "max_failure_rate=2 is wrong"),
+        ("stages=[download, paint]", "stages lists 'paint', which is not a stage; there are: download, render"),
+        ("views", "'views' is not an override: write key=value"),
+        ("root.x=3", "root.x|root"),
+    ],
+)
+def test_what_is_wrong_is_named(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        load(CONFIGS[0], [override])
+    assert "\n" not in str(caught.value)
+
+
+def sar3d(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.mark.acceptance("A missing folder or an unwritable root is one clear sentence and a non-zero exit code")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("download", "--config", "nowhere.yaml"), "there is no configuration file nowhere.yaml"),
+        (
+            ("render", "--config", "configs/demo.yaml", "root={tmp}/r"),
+            "run `sar3d download` with the same configuration first",
+        ),
+        (
+            ("run", "--config", "configs/objects.yaml", "root={tmp}/r", "download.directory.path={tmp}/none"),
+            "{tmp}/none",
+        ),
+        (("run", "--config", "configs/objects.yaml", "root={tmp}/r"), "download.directory.path"),
+        (("run", "--config", "configs/demo.yaml", "root={tmp}/file/r"), "a part of the path is a file"),
+        (("run", "--config", "configs/demo.yaml", "root=s3://bucket/r"), "set MLFLOW_TRACKING_URI"),
+        (
+            ("run", "--config", "configs/demo.yaml", "root={tmp}/r", "render.backend=opengl"),
+            "render.backend='opengl' is wrong",
+        ),
+    ],
+)
+def test_the_program_says_one_sentence_and_fails(words: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = sar3d(*(w.format(tmp=tmp_path) for w in words))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert sentence.format(tmp=tmp_path) in last
+
+
+def test_help_names_every_command() -> None:
+    text = sar3d("--help").stdout
+    assert all(name in text for name in [*STAGES, "run", "status", "gc"])
+    for name in STAGES:
+        assert "--dry-run" in sar3d(name, "--help").stdout
+
+
+def test_module_and_script_are_the_same_program(tmp_path: Path) -> None:
+    words = ("--config", "configs/demo.yaml", f"root={tmp_path}", "--dry-run")
+    module = subprocess.run(
+        [sys.executable, "-m", "pipelines.download", *words],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert module.returncode == 0, module.stderr
+    assert "planned" in module.stdout
+    assert "72 of 72 objects" in module.stdout.replace("\n", " ")
+    script = [sys.executable, "pipelines/download.py", *words]
+    assert subprocess.run(script, capture_output=True, text=True, cwd=REPOSITORY, check=False).returncode == 0

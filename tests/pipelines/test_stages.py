@@ -1,0 +1,178 @@
+"""The stages as a user runs them, on a real local Ray: objects in, views out."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.config import load
+from pipelines.gc import collect
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import Options, run_stage
+from pipelines.runtime.output import Output, outputs
+from pipelines.runtime.reading import read_rows
+from pipelines.runtime.stage import StageReport
+from pipelines.status import status
+from sar3d.data.views import decode_row
+from sar3d.procedural import build_glb, catalogue
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUICK = ["render.resolution=64", "render.views=6", "tracking.enabled=false"]
+
+
+def configure(name: str, root: str | Path, *overrides: str) -> Any:
+    return load(REPOSITORY / "configs" / f"{name}.yaml", [f"root={root}", *QUICK, *overrides])
+
+
+def run(config: Any, *stages: str) -> list[StageReport]:
+    return [run_stage(STAGES[s], config, Options(), say=lambda _: None) for s in stages or config.stages]
+
+
+def output(config: Any, report: StageReport) -> Output:
+    return Output(config.root, report.stage, report.fingerprint)
+
+
+def folder_of(tmp_path: Path, count: int) -> Path:
+    folder = tmp_path / "objects"
+    folder.mkdir(exist_ok=True)
+    for made in catalogue(count):
+        (folder / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
+    return folder
+
+
+def test_procedural_objects_become_views(tmp_path: Path) -> None:
+    config = configure("demo", tmp_path, "download.procedural.count=5", "render.views=40", "render.resolution=96")
+    download, render = run(config)
+    objects = list(read_rows(output(config, download)))
+    assert [o["uid"] for o in objects] == [c.uid for c in catalogue(5)]
+    assert all(o["captions"] and o["category"] and o["licence"] == "CC0-1.0" for o in objects)
+    rows = list(read_rows(output(config, render)))
+    assert [(r["uid"], r["group"]) for r in rows] == [(o["uid"], g) for o in objects for g in range(4)]
+    views = decode_row(rows[0])
+    assert views.rgb.shape == (12, 96, 96, 3)
+    assert views.depth.shape == (12, 96, 96)
+    seen = views.alpha > 250
+    assert seen.any(axis=(1, 2)).all()
+    assert (views.depth[seen] > 1).mean() > 0.97
+    facing = (views.normal * views.c2w[:, None, None, :3, 2]).sum(-1)[views.depth > 0]
+    assert (facing < 0.35).all(), "normals face the camera (perspective leaves a little room at the rim)"
+    sheet = Image.open(io.BytesIO(output(config, render).store.read("artifacts/contact_sheet.png") or b""))
+    assert np.asarray(sheet).std() > 20
+    assert rows[0]["sha256"] == objects[0]["sha256"]
+
+
+@pytest.mark.acceptance("Every file of the folder of hard files gets what its manifest expects, through the stages")
+def test_the_hard_files(shared: Path, tmp_path: Path) -> None:
+    if not (shared / "hard").is_dir():
+        pytest.skip("the folder ../shared/hard is not here")
+    config = configure("objects", tmp_path, f"download.directory.path={shared / 'hard'}", "max_failure_rate=1")
+    download, render = run(config)
+    done = {r["path"] for r in read_rows(output(config, download))} & drawn(config, download, render)
+    failed = {f["path"]: f for r in (download, render) for f in output(config, r).failures()}
+    assert not done & set(failed)
+    wrong = []
+    for case in json.loads((shared / "hard" / "manifest.json").read_text()):
+        file, expect = case["file"], case["expect"]
+        assert (file in done) != (file in failed), f"{file} vanished"
+        reason = failed.get(file)
+        if reason and (reason["error"] in ("internal", "crashed", "timeout") or len(reason["reason"]) < 10):
+            wrong.append((file, reason))
+        if expect == "mesh" and reason:
+            wrong.append((file, reason))
+        if expect.startswith("reject") and not reason:
+            wrong.append((file, "was accepted"))
+        if expect == "reject_no_faces" and reason and reason["error"] != "no_faces":
+            wrong.append((file, reason))
+    assert not wrong
+
+
+def drawn(config: Any, download: StageReport, render: StageReport) -> set[str]:
+    uids = {r["uid"] for r in read_rows(output(config, render), ["uid"])}
+    return {r["path"] for r in read_rows(output(config, download)) if r["uid"] in uids}
+
+
+def test_added_objects_alone_are_drawn(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 10)
+    config = configure("objects", tmp_path / "r", f"download.directory.path={folder}", "render.shard_objects=4")
+    first = run(config)
+    folder_of(tmp_path, 14)
+    for made in catalogue(10):  # touched, not changed: read again, but not drawn again
+        (folder / f"{made.uid}.glb").touch()
+    second = run(config)
+    assert second[0].fingerprint != first[0].fingerprint
+    assert (second[1].objects, second[1].shards_reused, second[1].shards_run) == (14, 3, 1)
+    rows = [r["uid"] for r in read_rows(output(config, second[1]), ["uid"])]
+    assert sorted(rows) == sorted(c.uid for c in catalogue(14)) or len(set(rows)) == 14
+
+
+def test_a_changed_file_is_drawn_anew(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 3)
+    config = configure("objects", tmp_path / "r", f"download.directory.path={folder}", "render.shard_objects=1")
+    run(config)
+    first, second = catalogue(2)
+    (folder / f"{first.uid}.glb").write_bytes(build_glb(second.uid))
+    again = run(config)
+    assert (again[1].shards_run, again[1].shards_reused) == (1, 2)
+
+
+def test_published_chunks_become_views(shared: Path, tmp_path: Path) -> None:
+    chunks = shared / "goldens" / "chunk_synth"
+    if not chunks.is_dir():
+        pytest.skip("the folder ../shared/goldens/chunk_synth is not here")
+    config = configure("demo", tmp_path, f"import_chunks.path={chunks}")
+    (report,) = run(config, "import_chunks")
+    rows = list(read_rows(output(config, report)))
+    assert report.failures == 0
+    assert len(rows) == report.objects >= 1
+    assert decode_row(rows[0]).rgb.shape == (12, 256, 256, 3)
+
+
+def test_a_folder_on_an_object_store_is_drawn_to_an_object_store(s3_root: str, tmp_path: Path) -> None:
+    import fsspec
+
+    folder = folder_of(tmp_path, 3)
+    fs, base = fsspec.core.url_to_fs(s3_root)
+    for file in folder.iterdir():
+        fs.put_file(str(file), f"{base}/in/{file.name}")
+    config = configure("objects", f"{s3_root}/out", f"download.directory.path={s3_root}/in")
+    download, render = run(config)
+    assert (download.rows, render.rows, render.failures) == (3, 3, 0)
+    assert run(config)[1].state == "reused"
+    assert decode_row(next(read_rows(output(config, render)))).rgb.shape == (6, 64, 64, 3)
+
+
+def test_status_and_gc(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 4)
+    config = configure("objects", tmp_path / "r", f"download.directory.path={folder}", "render.shard_objects=2")
+    first = run(config)
+    folder_of(tmp_path, 6)
+    second = run(config)
+    rows = {(r["stage"], r["fingerprint"]): r for r in status(config.root)}
+    assert rows["render", first[1].fingerprint]["current"] is False
+    assert (
+        rows["render", second[1].fingerprint] | {"state": "done", "rows": 6, "failures": 0, "current": True}
+        == (rows["render", second[1].fingerprint])
+    )
+    collect([config], delete=False)
+    assert len(list(outputs(config.root, "render"))) == 2
+    collect([config], delete=True)
+    assert [o.fingerprint for o in outputs(config.root, "render")] == [second[1].fingerprint]
+    assert len(list(read_rows(output(config, second[1])))) == 6, "what the kept output refers to is still there"
+    assert pq.read_table(output(config, second[1]).files()[0]).num_rows == 2
+    assert run(config)[1].state == "reused"
+
+
+def test_gc_on_an_object_store_keeps_what_is_referred_to(s3_root: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 4)
+    config = configure("objects", s3_root, f"download.directory.path={folder}", "render.shard_objects=2")
+    run(config)
+    folder_of(tmp_path, 6)
+    second = run(config)
+    collect([config], delete=True)
+    assert len(list(read_rows(output(config, second[1])))) == 6
