@@ -21,7 +21,11 @@ class Batch:
     """Triangles drawn in one call."""
 
     vertices: NDArray[np.float32]
-    """(N, 14): position 3, normal 3, uv 2, params 2 (alpha cutoff or -1; 1 = unlit), linear RGBA 4."""
+    """(N, 14): position 3, normal 3, uv 2, params 2 (alpha cutoff or -1; reach, negative if unlit), linear RGBA 4.
+
+    A vertex's reach is the length of its longest edge: no triangle at it leads farther. By it the shaders tell the
+    samples of a triangle seen edge-on whose interpolated values have left the triangle.
+    """
     faces: NDArray[np.uint32]
     """(F, 3)"""
     texture: Texture | None
@@ -60,11 +64,22 @@ def _vertices(p: Primitive) -> NDArray[np.float32]:
     out[:, COLUMNS["normal"]] = p.normals
     if p.uvs is not None:
         out[:, COLUMNS["uv"]] = p.uvs
-    out[:, COLUMNS["params"]] = cutoff, float(material.unlit)
+    out[:, COLUMNS["params"]] = np.stack([np.full(len(out), cutoff), _reach(p) * (-1 if material.unlit else 1)], axis=1)
     out[:, COLUMNS["color"]] = material.base_color
     if p.colors is not None:
         out[:, COLUMNS["color"]] *= p.colors
     return out
+
+
+def _reach(p: Primitive) -> NDArray[np.float32]:
+    """(N,): the longest edge at each vertex, with room for rounding; never 0."""
+    reach = np.zeros(len(p.positions), np.float32)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        ends = p.faces[:, a], p.faces[:, b]
+        length = np.linalg.norm(p.positions[ends[0]] - p.positions[ends[1]], axis=1)
+        for end in ends:
+            np.maximum.at(reach, end, length)
+    return reach * np.float32(1.01) + np.float32(1e-5)
 
 
 def back_to_front(

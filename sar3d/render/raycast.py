@@ -169,12 +169,20 @@ def _trace(geometry: _Geometry, view: _View, lit: bool) -> _Samples:
         face = found["primID"][hit].astype(np.int64)
         depth = (start[live] + found["tfar"][hit]).astype(np.float32)
         uv = np.stack([found["u"][hit], found["v"][hit]], axis=1)
-        # A grazing ray can meet the triangle it has just left once more.
-        fresh = face != last[live]
+        # A grazing ray can meet the triangle it has just left once more, or one in its own plane far from where it is.
+        fresh = (face != last[live]) & _within(geometry, face, view.origin + depth[:, None] * view.directions[live])
         start[live], last[live] = depth + STEP, face
         _shade(geometry, view, _Hits(live[fresh], face[fresh], uv[fresh], depth[fresh]), lit, samples)
         live = live[samples.color[live, 3] < OPAQUE_ENOUGH]
     return samples
+
+
+def _within(geometry: _Geometry, face: NDArray[np.int64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(M,) whether points (M, 3) are no farther from a corner of their triangles than those triangles reach."""
+    corner = geometry.vertices[geometry.faces[face, 0]]
+    away = points - corner[:, packing.COLUMNS["position"]]
+    reach = corner[:, packing.COLUMNS["params"]][:, 1]
+    return np.asarray(np.sum(away * away, axis=1) <= reach.astype(np.float64) ** 2)
 
 
 def _shade(geometry: _Geometry, view: _View, hits: _Hits, lit: bool, samples: _Samples) -> None:
@@ -185,9 +193,9 @@ def _shade(geometry: _Geometry, view: _View, hits: _Hits, lit: bool, samples: _S
     directions = view.directions[hits.ray].astype(np.float32)
     normal = _facing(values[:, packing.COLUMNS["normal"]], directions)
     color = values[:, packing.COLUMNS["color"]] * _texel(geometry, view, hits, values[:, packing.COLUMNS["uv"]])
-    cutoff, unlit = corners[:, 0, packing.COLUMNS["params"]].T
+    cutoff, reach = corners[:, 0, packing.COLUMNS["params"]].T
     if lit:
-        color[:, :3] *= np.where(unlit > 0.5, 1, irradiance(normal))[:, None]
+        color[:, :3] *= np.where(reach < 0, 1, irradiance(normal))[:, None]
     solid = (cutoff < 0) | (color[:, 3] >= cutoff)
     alpha = np.where(geometry.blend[hits.face], np.clip(color[:, 3], 0, 1), solid)
     premultiplied = np.concatenate([color[:, :3], np.ones_like(color[:, :1])], axis=1) * alpha[:, None]

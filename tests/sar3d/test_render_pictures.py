@@ -315,3 +315,24 @@ def test_a_camera_inside_the_object_sees_it(renderer: Renderer) -> None:
     assert np.all(frames.alpha == 255)
     assert frames.depth[0, SIZE // 2, SIZE // 2] == pytest.approx(0.55, abs=2e-3)
     assert frames.normal[0, SIZE // 2, SIZE // 2] == pytest.approx([1, 0, 0], abs=0.02)
+
+
+def test_walls_seen_edge_on_invent_no_depth(renderer: Renderer) -> None:
+    """Vertical walls through the axis under cameras on it: no area, and so nothing beyond what is there."""
+    walls = []
+    for angle_ in np.radians(np.arange(0, 360, 15)):
+        along = np.array([np.cos(angle_), np.sin(angle_)]) * np.linspace(0.02, 0.45, 7)[:, None]
+        low = np.column_stack([along, np.full(7, -0.05)])
+        high = np.column_stack([along, np.full(7, 0.05)])
+        faces = [f for i in range(6) for f in ((i, i + 1, i + 7), (i + 1, i + 8, i + 7))]
+        normals = np.tile([-np.sin(angle_), np.cos(angle_), 0.0], (14, 1))
+        parts = (np.concatenate([low, high]), normals)
+        walls.append(Primitive(*(p.astype(np.float32) for p in parts), np.array(faces, np.uint32), Material()))
+    cameras = [look_at((x, 0, 2.0)) for x in (0, 1e-5, 1e-3, 0.01)]
+    base = square(Material(), half=0.01)  # something to see, so that no view is blank
+    frames = draw(renderer, Scene((*walls, base)), *cameras, settings=RenderSettings(resolution=256, lit=False))
+    depth = frames.depth[frames.depth != 0]
+    assert len(depth) > 0
+    longest_edge = 0.13
+    assert depth.min() > 2.0 - 0.05 - longest_edge
+    assert depth.max() < 2.0 + 0.05 + longest_edge

@@ -4,6 +4,7 @@ in vec3 world_normal;
 in vec2 texcoord;
 in vec4 tint;
 flat in vec2 surface;
+flat in vec3 anchor;
 
 uniform vec3 eye;
 uniform vec3 forward;
@@ -28,6 +29,13 @@ vec4 texel() {
 }
 #endif
 
+// A triangle seen nearly edge-on has no area to speak of, and rasterisers then extrapolate its values far beyond it.
+// `anchor` is one of its corners and |surface.y| the greatest distance from there to any of its points.
+bool beyond_triangle() {
+    vec3 away = world - anchor;
+    return dot(away, away) > surface.y * surface.y;
+}
+
 vec4 base_color() {
     vec4 color = tint * texel();
     return vec4(color.rgb, surface.x < 0.0 ? 1.0 : color.a);
@@ -42,7 +50,7 @@ vec3 facing_normal() {
 }
 
 vec3 shade(vec3 albedo, vec3 n) {
-    return lit == 1 && surface.y < 0.5 ? albedo * irradiance(n) : albedo;
+    return lit == 1 && surface.y > 0.0 ? albedo * irradiance(n) : albedo;
 }
 
 vec4 geometry(vec3 n) {

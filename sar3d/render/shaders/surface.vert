@@ -12,6 +12,7 @@ out vec3 world_normal;
 out vec2 texcoord;
 out vec4 tint;
 flat out vec2 surface;
+flat out vec3 anchor;
 
 void main() {
     world = position;
@@ -19,5 +20,6 @@ void main() {
     texcoord = uv;
     tint = color;
     surface = params;
+    anchor = position;
     gl_Position = world_to_clip * vec4(position, 1.0);
 }
