@@ -22,6 +22,10 @@ Item = dict[str, Any]
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
+def _hash(uid: str) -> int:
+    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "little")
+
+
 @dataclass(frozen=True)
 class Shard:
     """A unit of work: one task, one file."""
@@ -38,13 +42,10 @@ class Survey:
         digest = hashlib.sha256()
         keys = bytearray()
         self._spool: IO[bytes] = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - closed by close()
-        last = ""
+        last, ascending = "", True
         for item in items:
-            uid = item["uid"]
-            if uid <= last:
-                self._spool.close()
-                raise UserError(f"the uid {uid!r} stands twice in the listing; give each object its own")
-            last = uid
+            ascending &= item["uid"] > last
+            last = item["uid"]
             text = _encode(item).encode()
             self._spool.write(text + b"\n")
             if any(name.startswith("_") for name in item):
@@ -54,6 +55,17 @@ class Survey:
             keys += key
         self.keys: NDArray[np.void] = np.frombuffer(bytes(keys), dtype="V16")
         self.digest = digest.hexdigest()
+        if not ascending:  # the usual order proves that no uid stands twice; another one (a grown output's) does not
+            self._refuse_repeated()
+
+    def _refuse_repeated(self) -> None:
+        hashes = np.fromiter((_hash(item["uid"]) for item in self.items()), np.uint64, len(self))
+        values, counts = np.unique(hashes, return_counts=True)
+        repeated = set(values[counts > 1].tolist())
+        if repeated:
+            uid = next(item["uid"] for item in self.items() if _hash(item["uid"]) in repeated)
+            self.close()
+            raise UserError(f"the uid {uid!r} stands twice in the listing; give each object its own")
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -74,7 +74,7 @@ class Stage(ABC, Generic[C]):
 
     @abstractmethod
     def items(self, context: Context[C], say: Say) -> Iterable[Item]:
-        """List the items in ascending order of uid. An item holds everything that the rows are made of."""
+        """List the items, each uid once, always in the same order. An item holds everything its rows are made of."""
 
     @abstractmethod
     def schema(self, context: Context[C]) -> pa.Schema:

@@ -36,6 +36,9 @@ def test_hidden_fields_travel_but_do_not_change_the_key() -> None:
 def test_a_uid_twice_is_one_sentence() -> None:
     with pytest.raises(UserError, match="'0001' stands twice"):
         Survey([{"uid": "0000"}, {"uid": "0001"}, {"uid": "0001"}])
+    with pytest.raises(UserError, match="'0001' stands twice"):
+        Survey([{"uid": "0001"}, {"uid": "0000"}, {"uid": "0001", "other": 1}])
+    assert len(Survey([{"uid": "0001"}, {"uid": "0000"}])) == 2
 
 
 def test_coverage_takes_whole_shards_once() -> None:

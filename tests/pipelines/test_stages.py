@@ -1,5 +1,6 @@
 """The stages as a user runs them, on a real local Ray: objects in, views out."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hub_server import Fault, fill_objaverse, serve
 from PIL import Image
 
 from pipelines.config import load
@@ -176,3 +178,54 @@ def test_gc_on_an_object_store_keeps_what_is_referred_to(s3_root: str, tmp_path:
     second = run(config)
     collect([config], delete=True)
     assert len(list(read_rows(output(config, second[1])))) == 6
+
+
+@pytest.mark.acceptance(
+    "Objaverse from a flaky hub: 20 added uids transfer and are drawn, and only those; never stored wrong"
+)
+def test_objaverse_grows_through_both_stages(tmp_path: Path) -> None:
+    objects = {f"{i:032x}": build_glb(made.uid) for i, made in enumerate(catalogue(40))}
+    uids = list(objects)
+    with serve() as hub:
+        described = {uid: {"name": f"thing {uid[-2:]}", "license": "by", "tags": [], "categories": []} for uid in uids}
+        fill_objaverse(hub, objects, described, {"chair": uids[:5]})
+        paths = {uid: next(p for p in hub.files if uid in p) for uid in uids}
+        hub.faults[paths[uids[0]]] = [Fault(status=500), Fault(cut=300)]
+        hub.faults[paths[uids[1]]] = [Fault(corrupt=True)]
+        hub.always[paths[uids[2]]] = Fault(body=b"<!DOCTYPE html><html>not here</html>")
+        hub.always[paths[uids[3]]] = Fault(status=404)
+        chosen = tmp_path / "uids.txt"
+        settings = [
+            "download.source=objaverse",
+            f"download.objaverse.uids_file={chosen}",
+            f"download.objaverse.mirror={hub.url}",
+        ]
+        settings += [f"download.objaverse.cache={tmp_path / 'cache'}", "download.objaverse.transfer.backoff_s=0.01"]
+        config = configure(
+            "demo", tmp_path / "r", *settings, "download.objaverse.transfer.stall_timeout_s=1", "render.shard_objects=5"
+        )
+
+        chosen.write_text("\n".join(uids[:20]))
+        first = run(config)
+        failed = {f["uid"]: f for f in output(config, first[0]).failures()}
+        assert set(failed) == {uids[2], uids[3]}
+        assert failed[uids[3]]["error"] == "http_404"
+        assert first[1].objects == 18
+        for row in read_rows(output(config, first[0])):
+            assert row["sha256"] == hashlib.sha256(objects[row["uid"]]).hexdigest()
+
+        hub.log.clear()
+        again = run(config)
+        assert [r.state for r in again] == ["reused", "reused"]
+        assert not [p for p, _ in hub.log if p.endswith(".glb")], "a second run transfers nothing"
+
+        hub.log.clear()
+        chosen.write_text("\n".join(uids))
+        second = run(config)
+        fetched = {p.rsplit("/", 1)[-1].removesuffix(".glb") for p, _ in hub.log if p.endswith(".glb")}
+        assert fetched == set(uids[20:])
+        assert (second[1].objects, second[1].shards_reused, second[1].shards_run) == (38, 4, 4)
+
+        del hub.always[paths[uids[2]]], hub.always[paths[uids[3]]]
+        third = run(configure("demo", tmp_path / "r", *settings, "download.retry=1", "render.shard_objects=5"))
+        assert (third[0].failures, third[1].objects) == (0, 40)
