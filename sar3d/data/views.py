@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pyarrow import fs
 
+from sar3d.data.png import write_png
 from sar3d.errors import ObjectError, UserError
 from sar3d.rig import Cameras
 
@@ -35,9 +36,6 @@ _NEUTRAL = 128
 """Normal byte of the background: decodes to 0.004, far shorter than any normal."""
 _SHORTEST_NORMAL = 0.5
 _ROWS_AT_ONCE = 4
-_FASTEST: dict[str, Any] = {"compress_level": 1}
-_RUN_LENGTH: dict[str, Any] = {"compress_level": 1, "compress_type": 3}
-"""zlib's Z_RLE: on 8-bit renders faster than level 1 and 15-45 % smaller; on smooth 16-bit depth 65 % larger."""
 
 
 @dataclass(frozen=True)
@@ -132,20 +130,12 @@ def encode_view(
         raise ValueError(f"a view's pictures differ in size: {rgb.shape}, {alpha.shape}, {size}, {normal.shape}")
     if rgb.dtype != np.uint8 or alpha.dtype != np.uint8:
         raise ValueError(f"rgb and alpha are 8-bit pictures, not {rgb.dtype} and {alpha.dtype}")
-    note = PngImagePlugin.PngInfo()
-    note.add_text("depth_scale", repr(float(depth_scale)))
     return EncodedView(
-        rgb=_png(rgb, **_RUN_LENGTH),
-        alpha=_png(alpha, **_RUN_LENGTH),
-        depth=_png(_depth_steps(depth, depth_scale), pnginfo=note, **_FASTEST),
-        normal=_png(_normal_bytes(normal), **_RUN_LENGTH),
+        rgb=write_png(rgb, "none"),
+        alpha=write_png(alpha, "none"),
+        depth=write_png(_depth_steps(depth, depth_scale), "up", {"depth_scale": repr(float(depth_scale))}),
+        normal=write_png(_normal_bytes(normal), "up"),
     )
-
-
-def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16], **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
-    return buffer.getvalue()
 
 
 def _depth_steps(depth: NDArray[np.floating], depth_scale: float) -> NDArray[np.uint16]:
@@ -162,12 +152,16 @@ def _depth_steps(depth: NDArray[np.floating], depth_scale: float) -> NDArray[np.
 
 
 def _normal_bytes(normal: NDArray[np.floating]) -> NDArray[np.uint8]:
-    if not np.isfinite(normal).all():
+    vectors = normal.astype(np.float32, copy=False).reshape(-1, 3)
+    squares = np.einsum("nc,nc->n", vectors, vectors)
+    seen = np.flatnonzero(squares != 0)  # most of a render is background, which need not be computed
+    length = np.sqrt(squares[seen])[:, None]
+    if not np.isfinite(length).all():
         raise ObjectError("bad_normal", "a rendered normal is not a finite number.")
-    values = normal.astype(np.float32)
-    length = np.sqrt(np.einsum("hwc,hwc->hw", values, values))[..., None]
-    unit = values / np.where(length > 0, length, 1)
-    return np.where(length > 0, np.rint((unit + 1) * 127.5), _NEUTRAL).astype(np.uint8)
+    out = np.full(vectors.shape, _NEUTRAL, np.uint8)
+    # Adding one half and cutting off rounds, and is several times as fast as rint.
+    out[seen] = (vectors.take(seen, axis=0) * (127.5 / length) + 128).astype(np.uint8)
+    return out.reshape(normal.shape)
 
 
 def make_rows(
