@@ -90,7 +90,7 @@ def plan(count: int) -> None:
     surveyed = time.perf_counter()
     coverage = Coverage(survey)
     for first in range(0, count * 9 // 10 - 511, 512):
-        keys = [k.tobytes().hex() for k in survey.keys[first : first + 512]]
+        keys = survey.keys[first : first + 512].tobytes().hex()
         assert coverage.take(ShardRecord("old", "", 512, 0, "", keys))
     covered = time.perf_counter()
     made = sum(1 for _ in shards(survey, coverage.mask, 512, "part"))

@@ -1,6 +1,6 @@
 """Writing the four PNGs of a view: our writer against Pillow's, in time and size, on renders of the built-in objects.
 
-    python benchmarks/bench_png.py [--resolution 256] [--objects 12]
+python benchmarks/bench_png.py [--resolution 256] [--objects 12]
 """
 
 import argparse

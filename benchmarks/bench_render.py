@@ -3,13 +3,12 @@
     python benchmarks/bench_render.py [FOLDER] [--objects N] [--max-triangles 20000]
 
 FOLDER holds GLBs (default: the built-in procedural objects). The plain way is what one writes first: trimesh loads the
-file, pyrender makes a fresh `OffscreenRenderer` per object and one pass per channel (colour with depth; normals as
-vertex colours), Pillow writes PNGs at level 6. Both ways draw the same 38 cameras at 256² on the same number of
-processes and are timed in this run; ratios count, not absolute numbers.
+file, pyrender makes a fresh `OffscreenRenderer` per object and one pass per channel (colour, depth, normals as vertex
+colours), Pillow writes PNG files at level 6. Both ways draw the same 38 cameras at 256² on the same number of processes
+and are timed in this run; ratios count, not absolute numbers.
 """
 
 import argparse
-import io
 import os
 import platform
 import shutil
@@ -56,6 +55,7 @@ def plain(paths: list[Path]) -> int:
     from sar3d.rig import RigConfig, cameras
 
     count = 0
+    out = Path(tempfile.mkdtemp())
     for path in paths:
         scene = trimesh.load_scene(path)
         # Only to look from the same places; not part of what is timed as the plain way's own work.
@@ -75,16 +75,19 @@ def plain(paths: list[Path]) -> int:
         renderer = pyrender.OffscreenRenderer(RESOLUTION, RESOLUTION)
         for c2w in rig.c2w:
             pose = c2w @ np.diag([1.0, -1.0, -1.0, 1.0])
-            pictures = []
-            for drawn, flags in ((colour, pyrender.RenderFlags.RGBA), (normals, pyrender.RenderFlags.FLAT)):
-                node = drawn.add(camera, pose=pose)
-                picture, depth = renderer.render(drawn, flags=flags)
-                drawn.remove_node(node)
-                pictures.append(picture)
-            for array in (*pictures, (depth * 10_000).astype(np.uint16)):
-                Image.fromarray(array).save(io.BytesIO(), "PNG", compress_level=6)
+            node = colour.add(camera, pose=pose)
+            picture, _ = renderer.render(colour, flags=pyrender.RenderFlags.RGBA)
+            depth = renderer.render(colour, flags=pyrender.RenderFlags.DEPTH_ONLY)
+            colour.remove_node(node)
+            node = normals.add(camera, pose=pose)
+            normal, _ = renderer.render(normals, flags=pyrender.RenderFlags.FLAT)
+            normals.remove_node(node)
+            channels = {"rgba": picture, "depth": (depth * 10_000).astype(np.uint16), "normal": normal}
+            for name, array in channels.items():
+                Image.fromarray(array).save(out / f"{path.stem}-{count}-{name}.png", compress_level=6)
             count += 1
         renderer.delete()
+    shutil.rmtree(out)
     return count
 
 
@@ -146,7 +149,7 @@ def breakdown(paths: list[Path]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--objects", type=int, default=48)
+    parser.add_argument("--objects", type=int, default=150)
     parser.add_argument("--max-triangles", type=int, default=20_000)
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()

@@ -55,7 +55,7 @@ def _row(output: Output, is_current: bool) -> Row:
     if success is None:
         records = output.records().values()
         row["rows"] = sum(r.rows for r in records)
-        row["objects"] = sum(len(r.keys) for r in records)
+        row["objects"] = sum(r.items for r in records)
         row["failures"] = sum(len(r.failures) for r in records)
     return row
 

@@ -13,6 +13,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the engine reports errors itself, in one sentence
 }
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.runtime import cluster, progress
 from pipelines.runtime.fingerprint import fingerprint, identity
 from pipelines.runtime.interrupt import Interrupted, interruptible
@@ -206,7 +208,8 @@ class Work:
         self.survey, self.base, self.upstream, self.lease, self.say = survey, base, upstream, lease, say
         self.coverage = Coverage(survey)
         self.records: dict[str, ShardRecord] = {}
-        self.reused = 0
+        self.counts = np.zeros(3, np.int64)
+        """Objects, failed ones, rows, of all records."""
 
     def run(self, started: float) -> StageReport:
         plan = self._plan()
@@ -214,7 +217,7 @@ class Work:
         with StageRun(self.stage, self.config, self.context, self.output, len(self.survey)) as tracked:
             self.tracked = tracked
             self.bar = progress.Progress(self.stage.name, len(self.survey), self.say)
-            self.bar.update(*self._counts())
+            self.bar.update(*map(int, self.counts))
             try:
                 self._distribute(plan)
                 manifest = self.output.finish(self._ordered(), self._description())
@@ -224,7 +227,8 @@ class Work:
                 raise
             finally:
                 self.bar.close()
-            tracked.progress(*self._counts(), rate=self.bar.rate, final=True)
+            objects, failed, rows = self.counts.tolist()
+            tracked.progress(objects, failed, rows, self.bar.rate, final=True)
             self._keep_artifacts(tracked)
             self.output.succeed(started, {"run_id": tracked.run_id})
         shards_run = len(self.records) - known
@@ -254,6 +258,8 @@ class Work:
             adopted = plan["adopted"]
             for name in adopted:
                 self.coverage.take(self.records[name])
+        for record in self.records.values():
+            self.counts += (record.items, len(record.failures), record.rows)
         if self.records:
             self.say(
                 f"{self.stage.name}: {len(self.records)} shards are committed already, {len(adopted)} by earlier runs"
@@ -296,6 +302,8 @@ class Work:
             finally:
                 for ref in flying:
                     ray.cancel(ref, force=False)
+                if flying:  # let them end before their marker goes
+                    ray.wait(list(flying), num_returns=len(flying), timeout=15)
         finally:
             cluster.unmark(marker)
 
@@ -317,7 +325,8 @@ class Work:
                 "give its tasks more memory, then run the same command again"
             ) from error
         self.records[record.shard] = record
-        objects, failed, rows = self._counts()
+        self.counts += (record.items, len(record.failures), record.rows)
+        objects, failed, rows = self.counts.tolist()
         self.bar.update(objects, failed, rows)
         self.tracked.progress(objects, failed, rows, rate=self.bar.rate)
         ceiling = self.config.max_failure_rate
@@ -327,14 +336,6 @@ class Work:
                 f"see {self.output.url}/failures.parquet, then raise max_failure_rate, or mend the cause and run again with "
                 f"{self.stage.name}.retry={self.context.config.retry + 1}"
             )
-
-    def _counts(self) -> tuple[int, int, int]:
-        records = self.records.values()
-        return (
-            sum(len(r.keys) for r in records),
-            sum(len(r.failures) for r in records),
-            sum(r.rows for r in records),
-        )
 
     def _ordered(self) -> list[ShardRecord]:
         return [self.records[name] for name in sorted(self.records)]
@@ -390,5 +391,5 @@ def run_shard(
                 writer.add(made)
         size, digest = writer.close()
         seconds = round(time.monotonic() - started, 3)
-        record = ShardRecord(shard.name, "", writer.rows, size, digest, shard.keys, failures, seconds=seconds)
+        record = ShardRecord(shard.name, "", writer.rows, size, digest, "".join(shard.keys), failures, seconds=seconds)
         return output.commit(path, record)[0]

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from pipelines.runtime.store import Store, disk_errors
 
 FORMAT = 1
+KEY_DIGITS = 32
 FAILURES = pa.schema(
     [
         pa.field("uid", pa.string()),
@@ -69,11 +70,15 @@ class ShardRecord:
     rows: int
     size: int
     sha256: str
-    keys: list[str]
-    """Hex keys of the items it was made from, failed ones included, in order."""
+    keys: str
+    """Hex keys (32 digits each) of the items it was made from, failed ones included, in order, joined."""
     failures: list[Failure] = field(default_factory=list)
     attempt: str = ""
     seconds: float = 0.0
+
+    @property
+    def items(self) -> int:
+        return len(self.keys) // KEY_DIGITS
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), ensure_ascii=False).encode()
@@ -201,7 +206,7 @@ class Output:
                 {
                     "shard": r.shard,
                     "path": r.path,
-                    "items": len(r.keys),
+                    "items": r.items,
                     "rows": r.rows,
                     "bytes": r.size,
                     "sha256": r.sha256,

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.runtime.output import Output, ShardRecord
+from pipelines.runtime.output import KEY_DIGITS, Output, ShardRecord
 from sar3d.errors import UserError
 
 Item = dict[str, Any]
@@ -96,8 +96,8 @@ class Coverage:
         self.mask[at] = True
         return True
 
-    def _find(self, keys: list[str]) -> NDArray[np.intp] | None:
-        halves = np.frombuffer(bytes.fromhex("".join(keys)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    def _find(self, keys: str) -> NDArray[np.intp] | None:
+        halves = np.frombuffer(bytes.fromhex(keys), dtype=">u8").reshape(-1, 2).astype(np.uint64)
         first = np.searchsorted(self._high, halves[:, 0])
         places = []
         for high, low, i in zip(halves[:, 0], halves[:, 1], first, strict=True):
@@ -117,7 +117,8 @@ def reusable(coverage: Coverage, earlier: Output, again: bool) -> Iterator[Shard
     for record in earlier.records().values():
         if again and record.failures:
             failed = {f.key for f in record.failures}
-            record = replace(record, keys=[k for k in record.keys if k not in failed], failures=[])
+            keys = (record.keys[i : i + KEY_DIGITS] for i in range(0, len(record.keys), KEY_DIGITS))
+            record = replace(record, keys="".join(k for k in keys if k not in failed), failures=[])
         if coverage.take(record):
             yield record
 

@@ -15,7 +15,7 @@ def listing(n: int, **more: object) -> list[dict[str, object]]:
 
 
 def record(keys: list[str]) -> ShardRecord:
-    return ShardRecord("part", "", len(keys), 0, "", keys)
+    return ShardRecord("part", "", len(keys), 0, "", "".join(keys))
 
 
 def test_every_item_lands_in_exactly_one_shard_in_order() -> None:

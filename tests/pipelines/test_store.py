@@ -27,7 +27,7 @@ def write(path: Path, value: int) -> Path:
 
 
 def record(name: str = "part-00000000-00000") -> ShardRecord:
-    return ShardRecord(name, "", 1, 10, "0" * 64, ["00" * 16])
+    return ShardRecord(name, "", 1, 10, "0" * 64, "00" * 16)
 
 
 def test_put_replaces_and_read_tells_absence(root: str) -> None:
