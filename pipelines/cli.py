@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipelines.runtime import progress
@@ -52,9 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(stage=stage.name)
     _work_options(_command(commands, "run", "run the configuration's stages, in order", _run))
     status = _command(
-        commands, "status", "what there is under a root: stages, fingerprints, states, counts, times", _status
+        commands, "status", "what there is under a root: stages, states, counts, failures, times", _status
     )
-    _config_options(status)
+    status.add_argument("--config", metavar="FILE", help="the root is this configuration's")
+    status.add_argument(
+        "words", nargs="*", metavar="ROOT | key=value", help="a root (default: all in runs/), or overrides"
+    )
     status.add_argument("--json", action="store_true", help="print JSON")
     clean = _command(
         commands, "gc", "list, then delete, what no current output of the given configurations refers to", _gc
@@ -116,12 +120,24 @@ def _load(parsed: Any) -> Any:
 
 
 def _status(parsed: Any) -> int:
-    from pipelines.config import load
     from pipelines.status import status, table
 
-    rows = status(load(parsed.config, parsed.overrides).root)
+    rows = [row for root in _roots(parsed) for row in status(root)]
     sys.stdout.write((json.dumps(rows, indent=1) if parsed.json else table(rows)) + "\n")
     return 0
+
+
+def _roots(parsed: Any) -> list[str]:
+    from pipelines.config import absolute, load
+
+    overrides = [w for w in parsed.words if "=" in w]
+    named = [w for w in parsed.words if "=" not in w] + [w[5:] for w in overrides if w.startswith("root=")]
+    if parsed.config:
+        return [load(parsed.config, overrides).root]
+    if named:
+        return [absolute(w, "root") for w in named]
+    runs = Path("runs")
+    return [str(p.resolve()) for p in sorted(runs.iterdir()) if p.is_dir()] if runs.is_dir() else []
 
 
 def _gc(parsed: Any) -> int:

@@ -368,7 +368,10 @@ class Work:
         for name, data in self.stage.artifacts(self.context, self.output, self.say).items():
             self.output.store.put(f"artifacts/{name}", data)
             tracked.artifact(name, data)
-        tracked.metrics(self.stage.summary(self.context, self.output))
+        summary = self.stage.summary(self.context, self.output)
+        tracked.metrics(summary)
+        if summary:
+            self.say(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
         tracked.failures(self.output.failures())
 
 

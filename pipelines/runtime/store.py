@@ -36,7 +36,14 @@ def disk_errors(url: str) -> Iterator[None]:
     """Turn what a full, missing or read-only place raises into one sentence."""
     try:
         yield
-    except OSError as error:
+    except FileExistsError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError):
+            # Clients of object stores have exceptions of their own (no credentials, no connection).
+            if is_remote(url) and type(error).__module__.split(".")[0] in ("botocore", "aiohttp", "google", "gcsfs"):
+                raise UserError(f"cannot reach {url}: {error}") from error
+            raise
         if isinstance(error, FileNotFoundError) and not is_remote(url):
             raise
         reasons = {
@@ -51,6 +58,18 @@ def disk_errors(url: str) -> Iterator[None]:
         if reason is None and not is_remote(url):
             raise
         raise UserError(f"cannot write under {url}: {reason or error}") from error
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """The same for reads, where a missing file is the caller's affair."""
+    try:
+        with disk_errors(url):
+            yield
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
 
 
 class Store:
@@ -69,7 +88,10 @@ class Store:
     @cached_property
     def _remote(self) -> tuple[Any, str]:
         # Listings must be true now: other processes write here.
-        fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        try:
+            fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"cannot use {self.url}: {str(error).strip().splitlines()[0]}") from error
         return fs, base
 
     def _key(self, name: str) -> str:
@@ -92,16 +114,16 @@ class Store:
         try:
             if self.local:
                 return self.path(name).read_bytes()
-            fs, _ = self._remote
-            return bytes(fs.cat_file(self._key(name)))
+            with reading(self.url):
+                return bytes(self._remote[0].cat_file(self._key(name)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def exists(self, name: str) -> bool:
         if self.local:
             return self.path(name).exists()
-        fs, _ = self._remote
-        return bool(fs.exists(self._key(name)))
+        with reading(self.url):
+            return bool(self._remote[0].exists(self._key(name)))
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace, atomically: a reader sees the old content or the new."""

@@ -3,6 +3,12 @@
 import hashlib
 import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +235,34 @@ def test_objaverse_grows_through_both_stages(tmp_path: Path) -> None:
         del hub.always[paths[uids[2]]], hub.always[paths[uids[3]]]
         third = run(configure("demo", tmp_path / "r", *settings, "download.retry=1", "render.shard_objects=5"))
         assert (third[0].failures, third[1].objects) == (0, 40)
+
+
+def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["run", "--config", "configs/demo.yaml", f"root={tmp_path}", "download.procedural.count=24", *QUICK]
+    words += ["render.shard_objects=2", "render.views=30", "cluster.address=local"]
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("render/*/_state/records/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; run the same command again" in said.splitlines()[-1]
+    (row,) = [r for r in status(str(tmp_path)) if r["stage"] == "render"]
+    assert row["state"] == "stopped"
+    assert 0 < row["objects"] < 24
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"\d+ shards are committed already", again.stderr)
+
+
+def test_status_finds_roots_without_a_configuration(tmp_path: Path) -> None:
+    run(configure("demo", tmp_path / "runs" / "x", "download.procedural.count=2"), "download")
+    for words in (["runs/x"], [], ["root=runs/x"]):
+        command = [sys.executable, "-m", "pipelines.cli", "status", "--json", *words]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
+        (row,) = json.loads(found.stdout)
+        assert (row["stage"], row["state"], row["rows"]) == ("download", "done", 2)

@@ -94,3 +94,21 @@ def test_s3_commits_without_copy_requests(s3_root: str, s3_requests: list[str], 
 def test_a_missing_bucket_is_one_sentence(s3_root: str) -> None:
     with pytest.raises(UserError, match="cannot write under s3://no-such-bucket"):
         Store("s3://no-such-bucket/x").put("a", b"b")
+
+
+def test_a_scheme_without_a_client_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="cannot use nosuch://x"):
+        Store("nosuch://x").read("a")
+
+
+@pytest.mark.usefixtures("_s3_environment")
+def test_missing_credentials_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match=r"cannot (reach|write under) s3://closed/x.*redentials"):
+        Store("s3://closed/x").put("a", b"")
+    s3fs.S3FileSystem.clear_instance_cache()
