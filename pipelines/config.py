@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,11 +112,19 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
     if not 0 <= config.max_failure_rate <= 1:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} is wrong: it is a share between 0 and 1")
     root = absolute(config.root or f"runs/{path.stem}", "root")
-    directory = config.download.directory
-    if directory.path and config.download.source == "directory":
-        directory = dataclasses.replace(directory, path=absolute(directory.path, "download.directory.path"))
-    download = dataclasses.replace(config.download, directory=directory)
-    return dataclasses.replace(config, root=root, download=download)
+    download, chunks = config.download, config.import_chunks
+    if download.directory.path and download.source == "directory":
+        place = absolute(download.directory.path, "download.directory.path")
+        download = replace(download, directory=replace(download.directory, path=place))
+    # These two are read by the driver alone, which a submitted job brings with its working directory.
+    if download.captions.path and not is_remote(download.captions.path):
+        download = replace(download, captions=replace(download.captions, path=os.path.abspath(download.captions.path)))
+    if download.objaverse.uids_file:
+        uids_file = os.path.abspath(download.objaverse.uids_file)
+        download = replace(download, objaverse=replace(download.objaverse, uids_file=uids_file))
+    if chunks.path:
+        chunks = replace(chunks, path=absolute(chunks.path, "import_chunks.path"))
+    return replace(config, root=root, download=download, import_chunks=chunks)
 
 
 def absolute(place: str, key: str) -> str:

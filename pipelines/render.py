@@ -93,7 +93,7 @@ class RenderStage(Stage[RenderConfig]):
 
         config = context.config
         source = source_of(context.everything)
-        with drawer(config.object_seconds, config.object_memory, config.recycle_after) as draw:
+        with drawer(config.object_seconds, config.object_memory, config.recycle_after, config.gpus) as draw:
             for item in items:
                 try:
                     with source.open(item["_path"]) as path:

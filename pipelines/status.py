@@ -50,7 +50,7 @@ def _row(output: Output, is_current: bool) -> Row:
         "seconds": success["seconds"] if success else None,
         "reason": json.loads(stopped)["reason"] if stopped and not success else None,
         "url": output.url,
-        "run_id": success.get("run_id") if success else None,
+        "run_id": output.run_id(),
     }
     if success is None:
         records = output.records().values()

@@ -68,7 +68,7 @@ def commands(path: Path) -> Iterator[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             for i, word in enumerate(words):
-                if word == "sar3d" or word.endswith("/sar3d"):
+                if word == "sar3d" or word.endswith("bin/sar3d"):
                     yield words[i + 1 :]
                 elif word.startswith("pipelines.") and words[i - 1] == "-m":
                     yield [word.removeprefix("pipelines."), *words[i + 1 :]]
@@ -81,8 +81,10 @@ def test_commands_parse_and_their_settings_exist(document: Path, monkeypatch: py
         if document == EXTENDING and any("archive" in w or "coverage" in w for w in words):
             continue  # legal once the examples are in place, which another test does
         parsed = _parser().parse_args(words)
-        for config in [parsed.config] if isinstance(parsed.config, str) else parsed.config:
-            load(config, parsed.overrides)
+        overrides = parsed.overrides if "overrides" in parsed else [w for w in parsed.words if "=" in w]
+        for config in parsed.config if isinstance(parsed.config, list) else [parsed.config]:
+            if config is not None:  # `status` takes a root instead
+                load(config, overrides)
 
 
 def apply(diff: str, folder: Path) -> None:

@@ -22,6 +22,7 @@ INFRA = REPOSITORY / "infra"
 FILES = sorted(p for p in INFRA.rglob("*") if p.is_file())
 RAY = re.search(r"ray\[default\]==([\d.]+)", (REPOSITORY / "pyproject.toml").read_text())
 assert RAY is not None
+RAY_VERSION = RAY[1]
 
 Yaml = dict[str, Any]
 
@@ -60,7 +61,7 @@ def test_kubernetes_objects_are_complete(name: str) -> None:
 
 def test_the_ray_cluster_has_a_quiet_head_and_workers_of_both_kinds() -> None:
     spec = of_kind("kuberay/raycluster.yaml", "RayCluster")["spec"]
-    assert spec["rayVersion"] == RAY[1]
+    assert spec["rayVersion"] == RAY_VERSION
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     groups = {g["groupName"]: g for g in spec["workerGroupSpecs"]}
     for group in groups.values():

@@ -85,7 +85,7 @@ def slots(ray: Any, cpus: float, gpus: float) -> int:
 def can_ever_run(ray: Any, cpus: float, gpus: float) -> None:
     """Raise `UserError` if no node is large enough for one task (an autoscaling cluster may still grow one)."""
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes) or os.environ.get("RAY_AUTOSCALER"):
+    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes) or os.environ.get("SAR3D_CLUSTER_GROWS"):
         return
     raise UserError(
         f"no node of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for one task: lower the stage's cpus or gpus"

@@ -1,6 +1,7 @@
 """The drawing process of this worker: kept from one shard to the next, watched, replaced when it ends."""
 
 import atexit
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,20 +16,28 @@ _process: LimitedProcess | None = None
 _made_for: tuple[Any, ...] = ()
 
 
+def _device(gpus: float) -> str:
+    """The EGL device of the GPU that Ray has given this task (EGL and CUDA count NVIDIA's GPUs in the same order)."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    return first if gpus and first.isdigit() and "GLCONTEXT_DEVICE_INDEX" not in os.environ else ""
+
+
 @contextmanager
 def drawer(
-    seconds: float, memory: int, recycle_after: int
+    seconds: float, memory: int, recycle_after: int, gpus: float
 ) -> Iterator[Callable[[dict[str, Any]], list[dict[str, Any]]]]:
     """A function from a request (see `sar3d.render.worker.handle`) to the rows of one object.
 
     It raises `ObjectError` with the number of tries as `attempts`.
     """
     global _process, _made_for
-    wanted = (seconds, memory, recycle_after)
+    device = _device(gpus)
+    wanted = (seconds, memory, recycle_after, device)
     if _process is None or _made_for != wanted:
         if _process is not None:
             _process.close()
-        _process = LimitedProcess("sar3d.render.worker:handle", Limits(seconds, memory), recycle_after)
+        env = {"GLCONTEXT_DEVICE_INDEX": device} if device else None
+        _process = LimitedProcess("sar3d.render.worker:handle", Limits(seconds, memory), recycle_after, env)
         _made_for = wanted
         atexit.register(_process.close)
     process = _process

@@ -55,7 +55,7 @@ def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: 
         if success is not None:
             _point(stage, config, full, options)
             replay(config, output, stage.name)
-            return _report(stage, output, "reused", "finished before", started, success.get("run_id"))
+            return _report(stage, output, "reused", "finished before", started)
         survey = survey or _survey(stage, context, say)
         if options.dry_run:
             return _foresee(stage, output, survey, base, context, started)
@@ -63,9 +63,7 @@ def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: 
         with Lease(output.state, f"{stage.name} {full}", options.wait, say) as lease, interruptible():
             success = output.finished()  # whoever held the lease before us may have finished
             if success is not None:
-                return _report(
-                    stage, output, "reused", "another submission finished it", started, success.get("run_id")
-                )
+                return _report(stage, output, "reused", "another submission finished it", started)
             work = Work(stage, context, config, output, survey, base, upstream, lease, say)
             return work.run(started)
     finally:
@@ -180,13 +178,13 @@ def _earlier(output: Output, base: str, retry: int) -> list[tuple[Output, bool]]
     return [(other, again) for *_, other, again in sorted(found, key=lambda f: f[:3])]
 
 
-def _report(
-    stage: Stage[Any], output: Output, state: str, why: str, started: float, run_id: str | None, **more: int
-) -> StageReport:
+def _report(stage: Stage[Any], output: Output, state: str, why: str, started: float, **more: int) -> StageReport:
     manifest = output.manifest() or {}
     counts = (manifest.get("rows", 0), manifest.get("objects", 0), manifest.get("failures", 0))
     seconds = time.time() - started
-    return StageReport(stage.name, output.fingerprint, state, why, output.url, *counts, seconds, **more, run_id=run_id)
+    return StageReport(
+        stage.name, output.fingerprint, state, why, output.url, *counts, seconds, **more, run_id=output.run_id()
+    )
 
 
 class Work:
@@ -230,11 +228,11 @@ class Work:
             objects, failed, rows = self.counts.tolist()
             tracked.progress(objects, failed, rows, self.bar.rate, final=True)
             self._keep_artifacts(tracked)
-            self.output.succeed(started, {"run_id": tracked.run_id})
+            self.output.succeed(started)
         shards_run = len(self.records) - known
         how = {"shards_run": shards_run, "shards_reused": known}
         why = f"{shards_run} shards done, {known} reused" if known else f"{shards_run} shards done"
-        return _report(self.stage, self.output, "done", why, started, tracked.run_id, **how)
+        return _report(self.stage, self.output, "done", why, started, **how)
 
     def _plan(self) -> Iterable[Shard]:
         """Settle which earlier shards are referred to and what size new ones have; the first submission decides."""

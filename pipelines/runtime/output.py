@@ -116,6 +116,11 @@ class Output:
         data = self.store.read("manifest.json")
         return json.loads(data) if data is not None else None
 
+    def run_id(self) -> str | None:
+        """The MLflow run of this output, if there is one."""
+        data = self.state.read("mlflow.json")
+        return str(json.loads(data)["run_id"]) if data is not None else None
+
     def files(self) -> list[str]:
         """Addresses of the committed shards, in order."""
         manifest = self.manifest()
@@ -229,9 +234,9 @@ class Output:
         self.store.put("manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         return manifest
 
-    def succeed(self, started: float, extra: dict[str, Any]) -> None:
+    def succeed(self, started: float) -> None:
         now = time.time()
-        body = {"started": started, "finished": now, "seconds": round(now - started, 3), **extra}
+        body = {"started": started, "finished": now, "seconds": round(now - started, 3)}
         self.store.put("_SUCCESS", json.dumps(body, indent=1).encode())
 
 

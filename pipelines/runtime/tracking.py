@@ -266,7 +266,6 @@ class StageRun:
 
     def __init__(self, stage: Any, config: Any, context: Any, output: Output, total: int) -> None:
         where = place(config)
-        self.run_id: str | None = None
         self._tracker = Tracker(where, config.root, output, stage.name) if where else None
         self._output = output
         self._last = 0.0
@@ -292,7 +291,6 @@ class StageRun:
         if error is not None:
             self._send("tags", values={"stopped": str(error)[:5000]})
         left = self._tracker.finish(status)
-        self.run_id = self._tracker.run_id
         if left:
             _log.warning(left)
 
