@@ -29,8 +29,8 @@ from sar3d.render.pyrender_import import egl, egl_api, gl, pyrender, renderer, s
 from sar3d.render.sampling import resolve, sample_projection, samples
 
 WHITE = Texture(np.full((1, 1, 4), 255, np.uint8))
-COLOR, GEOMETRY = gl.GL_COLOR_ATTACHMENT0, gl.GL_COLOR_ATTACHMENT1
-DRAW_BUFFERS = {"opaque": [COLOR, GEOMETRY], "blend": [COLOR], "blend_geometry": [GEOMETRY]}
+COLOR, NORMAL, DISTANCE = gl.GL_COLOR_ATTACHMENT0, gl.GL_COLOR_ATTACHMENT1, gl.GL_COLOR_ATTACHMENT2
+DRAW_BUFFERS = {"opaque": [COLOR, NORMAL, DISTANCE], "blend": [COLOR], "blend_geometry": [NORMAL, DISTANCE]}
 """What each fragment shader writes, in the order of its outputs."""
 WRAPS = {"repeat": gl.GL_REPEAT, "clamp": gl.GL_CLAMP_TO_EDGE, "mirror": gl.GL_MIRRORED_REPEAT}
 
@@ -60,9 +60,9 @@ class PyrenderRenderer:
                 drawing.sort(c2w[view, :3, 2])
                 clip = sample_projection(c2w[view], intrinsics[view], settings.resolution, *near_far(sphere, c2w[view]))
                 self._gl.set_camera(clip, c2w[view], settings.lit)
-                color, geometry = self._gl.render(drawing.scene, pyrender.RenderFlags.OFFSCREEN)
+                color, normal, distance = self._gl.render(drawing.scene, pyrender.RenderFlags.OFFSCREEN)
                 frames.rgb[view], frames.alpha[view] = resolve(color)
-                frames.normal[view], frames.depth[view] = geometry[1::2, 1::2, :3], geometry[1::2, 1::2, 3]
+                frames.normal[view], frames.depth[view] = normal[1::2, 1::2, :3], distance[1::2, 1::2, 0]
         finally:
             self._gl.forget()
         refuse_blank(scene, frames, c2w, intrinsics)
@@ -181,7 +181,7 @@ class _Program(shader_program.ShaderProgram):
 
 
 class _SampleRenderer(renderer.Renderer):
-    """Draws one sample per target pixel into float targets for colour and geometry; `render` gives both."""
+    """Draws one sample per target pixel into float targets for colour, normal and distance; `render` gives all three."""
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)
@@ -241,13 +241,14 @@ class _SampleRenderer(renderer.Renderer):
         if self._main_fb is not None and self._main_fb_dims != size:
             self._delete_main_framebuffer()
         if self._main_fb is None:
-            self._main_cb = gl.glGenRenderbuffers(3)
+            self._main_cb = gl.glGenRenderbuffers(4)
             self._main_fb = self._main_fb_ms = gl.glGenFramebuffers(1)
             self._main_fb_dims = size
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._main_fb)
             targets = (
                 (COLOR, gl.GL_RGBA32F),
-                (GEOMETRY, gl.GL_RGBA32F),
+                (NORMAL, gl.GL_RGBA32F),
+                (DISTANCE, gl.GL_R32F),
                 (gl.GL_DEPTH_ATTACHMENT, gl.GL_DEPTH_COMPONENT24),
             )
             for buffer, (attachment, layout) in zip(self._main_cb, targets, strict=True):
@@ -255,21 +256,21 @@ class _SampleRenderer(renderer.Renderer):
                 gl.glRenderbufferStorage(gl.GL_RENDERBUFFER, layout, *size)
                 gl.glFramebufferRenderbuffer(gl.GL_FRAMEBUFFER, attachment, gl.GL_RENDERBUFFER, buffer)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._main_fb)
-        gl.glDrawBuffers(2, [COLOR, GEOMETRY])
+        gl.glDrawBuffers(3, [COLOR, NORMAL, DISTANCE])
 
     def _delete_main_framebuffer(self) -> None:
         if self._main_fb is not None:
             gl.glDeleteFramebuffers(1, [self._main_fb])
-            gl.glDeleteRenderbuffers(3, self._main_cb)
+            gl.glDeleteRenderbuffers(4, self._main_cb)
         self._main_fb = self._main_fb_ms = self._main_cb = None
         self._main_fb_dims = (None, None)
 
-    def _read_main_framebuffer(self, scene: Any, flags: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _read_main_framebuffer(self, scene: Any, flags: int) -> tuple[NDArray[np.float32], ...]:
         width, height = self._main_fb_dims
         gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, self._main_fb)
         images = []
-        for attachment in (COLOR, GEOMETRY):
+        for attachment, layout in ((COLOR, gl.GL_RGBA), (NORMAL, gl.GL_RGBA), (DISTANCE, gl.GL_RED)):
             gl.glReadBuffer(attachment)
-            raw = gl.glReadPixels(0, 0, width, height, gl.GL_RGBA, gl.GL_FLOAT)
-            images.append(np.frombuffer(raw, np.float32).reshape(height, width, 4))
-        return images[0], images[1]
+            raw = gl.glReadPixels(0, 0, width, height, layout, gl.GL_FLOAT)
+            images.append(np.frombuffer(raw, np.float32).reshape(height, width, -1))
+        return tuple(images)

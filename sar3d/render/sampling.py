@@ -66,6 +66,21 @@ def covered_rect(
     return int(low[1]), int(low[0]), int(high[1]), int(high[0])
 
 
+def covered_by_points(
+    points: NDArray[np.float32], c2w: NDArray[np.float64], intrinsics: NDArray[np.float64], resolution: int
+) -> Rect:
+    """Like `covered_rect`, from the vertices (4, N), homogeneous, of the triangles: dearer, and a fifth tighter in area."""
+    project = intrinsics @ np.linalg.inv(c2w)[:3] * np.array([[resolution], [resolution], [1.0]])
+    x, y, z = project.astype(np.float32) @ points
+    if z.min() <= 1e-3:
+        return 0, 0, resolution, resolution
+    x /= z
+    y /= z
+    low = [int(np.clip(np.floor(a.min()) - 2, 0, resolution)) for a in (y, x)]
+    high = [int(np.clip(np.ceil(a.max()) + 2, 0, resolution)) for a in (y, x)]
+    return low[0], low[1], high[0], high[1]
+
+
 def tent(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """(2H + 1, 2W + 1, C) samples → (H, W, C)."""
     rows = values[0:-2:2] + 2 * values[1:-1:2] + values[2::2]

@@ -53,6 +53,4 @@ vec3 shade(vec3 albedo, vec3 n) {
     return lit == 1 && surface.y > 0.0 ? albedo * irradiance(n) : albedo;
 }
 
-vec4 geometry(vec3 n) {
-    return vec4(n, dot(world - eye, forward));
-}
+float distance_ahead() { return dot(world - eye, forward); }
