@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +30,8 @@ class ClusterConfig:
     or an address such as `10.0.0.5:6379` or `ray://head:10001`."""
     cpus: int | None = field(default=None, metadata={"identity": False})
     """CPUs of a Ray of our own; default all."""
+    patience: float = field(default=300.0, metadata={"identity": False})
+    """Seconds to wait for a node that is large enough for one task: nodes that are starting, or an autoscaler."""
 
 
 def in_job() -> bool:
@@ -82,14 +86,32 @@ def slots(ray: Any, cpus: float, gpus: float) -> int:
     return max(1, int(min(by_cpu, by_gpu, 100_000)))
 
 
-def can_ever_run(ray: Any, cpus: float, gpus: float) -> None:
-    """Raise `UserError` if no node is large enough for one task (an autoscaling cluster may still grow one)."""
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes) or os.environ.get("SAR3D_CLUSTER_GROWS"):
+def await_room(ray: Any, cpus: float, gpus: float, patience: float, say: Callable[[str], None]) -> None:
+    """Return when some node is large enough for one task; ask an autoscaler, if there is one, to add such a node.
+
+    Raises `UserError` after `patience` seconds without one.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    if _has_room(ray, cpus, gpus):
         return
-    raise UserError(
-        f"no node of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for one task: lower the stage's cpus or gpus"
-    )
+    need = f"a node with {cpus:g} CPUs and {gpus:g} GPUs"
+    say(f"the cluster has no {need[2:]} for one task; waiting up to {patience:g} s for one to join")
+    request_resources(bundles=[{"CPU": cpus, "GPU": gpus}])
+    try:
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            if _has_room(ray, cpus, gpus):
+                return
+    finally:
+        request_resources(bundles=[])
+    raise UserError(f"no task can run: the cluster has not got {need}; add one, or lower the stage's cpus or gpus")
+
+
+def _has_room(ray: Any, cpus: float, gpus: float) -> bool:
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes)
 
 
 @dataclass(frozen=True)

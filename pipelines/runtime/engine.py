@@ -274,7 +274,7 @@ class Work:
             return
         ray = cluster.connect(self.config.cluster)
         settings = self.context.config
-        cluster.can_ever_run(ray, settings.cpus, settings.gpus)
+        cluster.await_room(ray, settings.cpus, settings.gpus, self.config.cluster.patience, self.say)
         marker = cluster.mark(self.config.root, self.stage.places(self.context))
         try:
             cluster.check_nodes(ray, marker)

@@ -24,7 +24,9 @@ def sar3d(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
-@pytest.mark.acceptance("Fresh clone: `make demo` draws the built-in objects and says where everything is, in 3 minutes")
+@pytest.mark.acceptance(
+    "Fresh clone: `make demo` draws the built-in objects and says where everything is, in 3 minutes"
+)
 def test_demo_from_a_fresh_clone(tmp_path: Path, record_property: Record) -> None:
     clone = tmp_path / "sar3d"
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)

@@ -11,6 +11,7 @@ import ray
 import toy
 from toy import ToyConfig, ToyPipeline, ToyStage
 
+from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.engine import Options, run_stage
 from pipelines.runtime.output import Output, outputs
 from sar3d.errors import UserError
@@ -145,3 +146,11 @@ def test_unfinished_shards_with_another_shard_size_keep_the_first_plan(tmp_path:
     again = run(tmp_path, count=20, shard_objects=3)
     assert (again.shards_run, again.shards_reused) == (1, 2)
     assert rows(tmp_path, again.fingerprint) == [(f"{i:06d}", 3 * i) for i in range(20)]
+
+
+def test_a_task_that_no_node_can_run_is_one_sentence(tmp_path: Path) -> None:
+    impatient = dataclasses.replace(config(tmp_path, cpus=64.0), cluster=ClusterConfig(patience=1.0))
+    said: list[str] = []
+    with pytest.raises(UserError, match="the cluster has not got a node with 64 CPUs and 0 GPUs"):
+        run_stage(ToyStage(), impatient, say=said.append)
+    assert any("waiting up to 1 s" in line for line in said)
