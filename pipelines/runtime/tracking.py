@@ -158,7 +158,7 @@ class Tracker:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._monitor = SystemMetricsMonitor(
-            run_id, sampling_interval=2, samples_before_logging=1, resume_logging=True, tracking_uri=self.where.uri
+            run_id, sampling_interval=1, samples_before_logging=1, resume_logging=True, tracking_uri=self.where.uri
         )
         self._monitor.start()
 

@@ -118,6 +118,9 @@ def toy_rows(root: str) -> list[tuple[str, int]]:
     return [(r["uid"], r["value"]) for r in rows]
 
 
+@pytest.mark.acceptance(
+    "ray job submit on nodes without the package: imported from the upload (< 10 MB); finished stages answer in 3 s"
+)
 def test_a_submitted_job_renders_on_nodes_without_our_package(cluster: RayCluster, tmp_path: Path) -> None:
     arguments = (*RENDER, *SMALL, f"root={tmp_path}", "download.procedural.count=12")
     code, log = cluster.run(*arguments)
@@ -164,6 +167,7 @@ def test_repeated_work_is_at_most_a_shard_per_worker(cluster: RayCluster, tmp_pa
     assert repeated <= 2 * 4, "two workers, four objects a shard"
 
 
+@pytest.mark.acceptance("Two submissions at once: one works, the other says so")
 def test_two_submissions_at_once(cluster: RayCluster, tmp_path: Path) -> None:
     root, trace = str(tmp_path / "root"), tmp_path / "trace"
     first = toy(cluster, root, trace, seconds="0.3")
@@ -176,6 +180,7 @@ def test_two_submissions_at_once(cluster: RayCluster, tmp_path: Path) -> None:
     assert set(Counter(p.name.split(".")[0] for p in trace.iterdir()).values()) == {1}
 
 
+@pytest.mark.acceptance("A root that some node cannot see is one sentence")
 def test_a_root_that_a_node_cannot_see_is_one_sentence(cluster: RayCluster, tmp_path: Path) -> None:
     hidden = tmp_path / "shared"
     hidden.mkdir()
@@ -205,6 +210,9 @@ def cluster_nodes(cluster: RayCluster) -> list[object]:
     return [n for n in nodes if n["raylet"].get("state") == "ALIVE"]
 
 
+@pytest.mark.acceptance(
+    "Ten rounds of killed workers, render processes, nodes, drivers: byte-identical output, no row twice, no copy requests on S3"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["file", "s3"])
 def test_ten_rounds_of_kills(
@@ -235,6 +243,7 @@ def test_ten_rounds_of_kills(
     record_property("killed", dict(Counter(total)))
 
 
+@pytest.mark.acceptance("However it is interrupted, at most one shard per worker is repeated")
 @pytest.mark.slow
 def test_ten_rounds_of_repetition(cluster: RayCluster, tmp_path: Path, record_property: Callable[..., None]) -> None:
     """However the stage is interrupted, a submission repeats at most one shard per worker."""

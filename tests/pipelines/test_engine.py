@@ -98,6 +98,7 @@ def test_failed_objects_are_tried_again_when_asked(tmp_path: Path) -> None:
     assert Counter(uid for uid, _ in rows(tmp_path / "r", again.fingerprint)).most_common(1)[0][1] == 1
 
 
+@pytest.mark.acceptance("A failure-rate ceiling is one clear sentence; what was done and the failures are kept")
 def test_ceiling_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
     many = config(tmp_path, count=400, bad=tuple(range(0, 400, 3)))
     with pytest.raises(UserError, match=r"objects failed, more than max_failure_rate=0\.2"):

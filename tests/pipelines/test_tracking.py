@@ -62,7 +62,7 @@ def server(folder: Path, port: int) -> Iterator[str]:
 
 
 def test_default_store_holds_runs_params_metrics_inputs_and_artifacts(tmp_path: Path) -> None:
-    report = run(pipeline(tmp_path, bad=(3,), seconds=0.3))
+    report = run(pipeline(tmp_path, bad=(3,), seconds=0.5))
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     stage = client.get_run(report.run_id)
     parent = client.get_run(stage.data.tags["mlflow.parentRunId"])

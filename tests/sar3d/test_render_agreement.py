@@ -126,6 +126,9 @@ def test_all_renderers_draw_the_same(renderers: list[Renderer], shared: Path) ->
     agree(renderers, object_files(shared)[::39], views=4)
 
 
+@pytest.mark.acceptance(
+    "Backends agree on all objects: depth, normals, alpha IoU on interior pixels (percentiles 0 5 50 95 100)"
+)
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_all_renderers_draw_the_same_for_all_objects(
@@ -138,6 +141,9 @@ def test_all_renderers_draw_the_same_for_all_objects(
             record_property(f"{name} {key}", np.percentile(values, [0, 5, 50, 95, 100]).tolist())
 
 
+@pytest.mark.acceptance(
+    "Back-projected depth of neighbouring views lands on the same surface (median distance < 0.005)"
+)
 def test_two_views_depths_lie_on_one_surface(renderers: list[Renderer], shared: Path) -> None:
     distances = []
     for path in object_files(shared)[::60]:

@@ -138,6 +138,7 @@ def test_a_pixel_has_depth_exactly_if_its_centre_is_covered(renderer: Renderer) 
     assert frames.alpha[0].sum() / 255 == pytest.approx(area, rel=5e-3)
 
 
+@pytest.mark.acceptance("With lighting off, a flat-coloured pixel equals its base colour in sRGB")
 def test_unlit_base_colour_comes_out_exactly(renderer: Renderer) -> None:
     color = (0.2, 0.013, 0.77)
     frames = draw(renderer, Scene((square(Material(base_color=(*color, 1.0))),)), FRONT)
@@ -170,6 +171,7 @@ def test_unlit_materials_keep_their_colour_under_the_lights(renderer: Renderer) 
     assert np.all(frames.rgb[0][MIDDLE] == encoded(0.5))
 
 
+@pytest.mark.acceptance("Normals face the camera")
 def test_both_sides_are_drawn_and_normals_face_the_camera(renderer: Renderer) -> None:
     scene = Scene((square(Material(base_color=GREEN, double_sided=False)),))
     frames = draw(renderer, scene, FRONT, look_at((-2.0, 0.0, 0.0)))
