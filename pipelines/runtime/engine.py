@@ -356,6 +356,8 @@ class Work:
 
     def _stopped(self, error: BaseException) -> None:
         """Leave the failures and the reason where a person looks for them."""
+        if self.lease.lost.is_set():
+            return  # the output is another submission's now
         try:
             self.output.finish(self._ordered(), {**self._description(), "complete": False})
             self.output.state.put("stopped.json", json.dumps({"reason": str(error), "time": time.time()}).encode())

@@ -17,12 +17,14 @@ from pipelines.sources.captions import CaptionedSource, CaptionsConfig
 from pipelines.sources.files import HEAD_BYTES, filesystem, inside, is_local, join, reachable
 from pipelines.sources.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from pipelines.sources.manifest import Entry, parse_manifest
-from pipelines.sources.references import references
+from pipelines.sources.references import closure, references
 from pipelines.sources.rows import fault, item_of, raise_fault, row_of
 from sar3d.errors import ObjectError, UserError
 from sar3d.meshes.sniff import sniff
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+REFERRING = (".gltf", ".obj")
+"""Suffixes of files that may name others: buffers, images, materials."""
 _BLOCK = 1 << 20
 
 
@@ -61,7 +63,7 @@ class DirectorySource(CaptionedSource):
                 raise UserError(
                     f"the folder {self.folder} does not exist or is no folder; check download.directory.path"
                 )
-            files = dict(_scan(root)) if is_local(fs) else dict(_find(fs, root))
+            files = _with_company(dict(_scan(root) if is_local(fs) else _find(fs, root)))
         if not files:
             raise UserError(
                 f"the folder {self.folder} holds no {', '.join(SUFFIXES)} file; check download.directory.path"
@@ -118,11 +120,14 @@ class DirectorySource(CaptionedSource):
             raise ObjectError("unreadable", f"{path} may not be read; check its permissions") from error
         except OSError as error:
             raise ObjectError("unreadable", f"{path} cannot be read ({error.strerror or error})") from error
-        if not before == after == item["version"]:
+        if not before == after == item["version"].partition("+")[0]:
             raise ObjectError("changed", f"{path} has changed since the folder was listed; run the stage again")
         sniff(head, PurePosixPath(path).suffix.lower())
         if item["expected_sha256"] and item["expected_sha256"] != sha256:
             raise ObjectError("checksum", f"{path} does not have the SHA-256 that the manifest gives")
+        if path.lower().endswith(REFERRING):
+            with self.open(path) as local:
+                sha256 = _with_references(local, sha256)
         return row_of(item, sha256, size)
 
     @contextmanager
@@ -146,7 +151,7 @@ class DirectorySource(CaptionedSource):
 
 
 def _scan(root: str) -> Iterator[tuple[str, str]]:
-    """(relative path, version) of the 3D files below a local folder. Links are followed, into no folder twice."""
+    """(relative path, version) of the files below a local folder. Links are followed, into no folder twice."""
     pending, visited = [""], set()
     while pending:
         prefix = pending.pop()
@@ -162,10 +167,38 @@ def _scan(root: str) -> Iterator[tuple[str, str]]:
                         continue
                     if entry.is_dir():
                         pending.append(f"{prefix}{entry.name}/")
-                    elif entry.name.lower().endswith(SUFFIXES):
+                    else:
                         yield prefix + entry.name, _local_version(entry)
         except OSError as error:
             raise UserError(f"the folder {folder} cannot be listed ({error.strerror}); make it readable") from error
+
+
+def _with_company(versions: dict[str, str]) -> dict[str, str]:
+    """The 3D files and their versions. Those of files that refer to others (.gltf, .obj) end in `+` and a digest of all
+    that lies beside and below them and is no object itself: buffers, images and materials may change alone."""
+    company: dict[str, Any] = {}
+    for path in sorted(versions):
+        if not path.lower().endswith(SUFFIXES):
+            for folder in PurePosixPath(path).parents:
+                digest = company.setdefault(folder.as_posix(), hashlib.sha256())
+                digest.update(f"{path} {versions[path]}\n".encode("utf-8", "surrogatepass"))
+    files = {}
+    for path, version in versions.items():
+        if path.lower().endswith(SUFFIXES):
+            beside = company.get(PurePosixPath(path).parent.as_posix())
+            files[path] = (
+                f"{version}+{beside.hexdigest()[:16]}" if beside and path.lower().endswith(REFERRING) else version
+            )
+    return files
+
+
+def _with_references(local: Path, sha256: str) -> str:
+    """SHA-256 of a file's content together with that of the files it refers to; its own where it refers to none."""
+    names = closure(local)
+    if not names:
+        return sha256
+    parts = [f"{name} {hashlib.sha256((local.parent / name).read_bytes()).hexdigest()}" for name in names]
+    return hashlib.sha256("\n".join([sha256, *parts]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _local_version(entry: "os.DirEntry[str]") -> str:
@@ -178,11 +211,11 @@ def _local_version(entry: "os.DirEntry[str]") -> str:
 
 
 def _find(fs: Any, root: str) -> Iterator[tuple[str, str]]:
-    """(relative path, version) of the 3D files below a remote folder."""
+    """(relative path, version) of the files below a remote folder."""
     base = root.rstrip("/") + "/"
     for path, info in fs.find(root, detail=True).items():
         relative = path.removeprefix(base)
-        if relative.lower().endswith(SUFFIXES) and not any(p.startswith(".") for p in relative.split("/")):
+        if not any(p.startswith(".") for p in relative.split("/")):
             yield relative, _remote_version(info)
 
 

@@ -20,6 +20,21 @@ def references(path: Path) -> list[PurePosixPath]:
     return [name for name in found if name.parts and not name.is_absolute() and ".." not in name.parts]
 
 
+def closure(path: Path) -> list[PurePosixPath]:
+    """What a local file refers to, and what that refers to, as names relative to its folder, sorted; only what exists."""
+    found: set[PurePosixPath] = set()
+    pending = [path]
+    while pending:
+        referrer = pending.pop()
+        for name in references(referrer):
+            target = referrer.parent / name
+            relative = PurePosixPath(target.relative_to(path.parent).as_posix())
+            if relative not in found and target.is_file():
+                found.add(relative)
+                pending.append(target)
+    return sorted(found)
+
+
 def _gltf(path: Path) -> Iterator[str]:
     try:
         document = json.loads(path.read_bytes())

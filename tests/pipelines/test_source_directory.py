@@ -335,3 +335,21 @@ def test_real_objects_with_their_manifest() -> None:
     rows = [folder.fetch(item) for item in folder.items()]
     assert len(rows) == len({row["uid"] for row in rows}) == 467
     assert all(row["captions"] and row["licence"] == "CC0-1.0" for row in rows)
+
+
+def test_a_file_that_another_refers_to_changes_both_version_and_content(tmp_path: Path) -> None:
+    (tmp_path / "textures").mkdir()
+    (tmp_path / "a.obj").write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    (tmp_path / "a.mtl").write_text("newmtl m\nmap_Kd textures/a.png\n")
+    (tmp_path / "textures" / "a.png").write_bytes(b"one")
+    (tmp_path / "b.glb").write_bytes(glb(100))
+    one = DirectorySource(DirectoryConfig(path=str(tmp_path)))
+    before = {i["path"]: (i["version"], one.fetch(i)["sha256"]) for i in one.items()}
+    (tmp_path / "textures" / "a.png").write_bytes(b"another")
+    after = {i["path"]: (i["version"], one.fetch(i)["sha256"]) for i in one.items()}
+    assert after["a.obj"][0] != before["a.obj"][0]
+    assert after["a.obj"][1] != before["a.obj"][1]
+    assert after["b.glb"] == before["b.glb"]
+    (tmp_path / "a.mtl").unlink()
+    item = next(i for i in one.items() if i["path"] == "a.obj")
+    assert one.fetch(item)["sha256"] == hashlib.sha256((tmp_path / "a.obj").read_bytes()).hexdigest()
