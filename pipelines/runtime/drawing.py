@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sar3d.errors import ObjectError
+from sar3d.errors import ObjectError, UserError
 from sar3d.isolation import LimitedProcess, Limits
 
 ATTEMPTS = 3
@@ -52,6 +52,9 @@ def drawer(
             except ObjectError as error:
                 if error.kind != "crashed" or attempt == ATTEMPTS:
                     error.attempts = attempt
+                    raise
+            except UserError:  # it did not even start, which a kill may do once, but not three times
+                if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
