@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,17 @@ class AcceptanceReport:
             f"# Acceptance, {now:%Y-%m-%d %H:%M}",
             "",
             f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}. "
-            f"{sum(r[2] == 'passed' for r in self.rows)} of {len(self.rows)} passed.",
+            f"{sum(r[2] == 'passed' for r in self.rows)} of {len(self.rows)} tests passed.",
             "",
-            "| what is shown | test | outcome | seconds | measured |",
+            "| what is shown | tests | outcome | seconds | measured |",
             "|---|---|---|---|---|",
         ]
-        for line, test, outcome, seconds, numbers in self.rows:
-            lines.append(f"| {line} | `{test}` | {outcome} | {seconds:.1f} | {numbers} |".replace("\n", " "))
+        for line in dict.fromkeys(row[0] for row in self.rows):
+            rows = [row for row in self.rows if row[0] == line]
+            names = ", ".join(dict.fromkeys(f"`{row[1].split('[')[0]}`" for row in rows))
+            outcomes = ", ".join(f"{n} {outcome}" for outcome, n in Counter(row[2] for row in rows).items())
+            numbers = "; ".join(row[4] for row in rows if row[4])
+            lines.append(f"| {line} | {names} | {outcomes} | {sum(row[3] for row in rows):.0f} | {numbers} |")
         (self.folder / f"acceptance-{now:%Y-%m-%d}.md").write_text("\n".join(lines) + "\n")
 
 

@@ -105,6 +105,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_million_captions_are_read_in_seconds(tmp_path: Path) -> None:
+    """A million captions are read in seconds and joined with modest memory."""
     with (tmp_path / "c.csv").open("w") as file:
         file.writelines(
             f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some colour"\n' for i in range(1_000_000)

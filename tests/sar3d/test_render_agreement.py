@@ -138,7 +138,7 @@ def test_all_renderers_draw_the_same_for_all_objects(
     for name, statistics in found.items():
         assert np.median(statistics["interior"]) >= 0.7
         for key, values in statistics.items():
-            record_property(f"{name} {key}", np.percentile(values, [0, 5, 50, 95, 100]).tolist())
+            record_property(f"{name} {key}", np.percentile(values, [0, 5, 50, 95, 100]).round(5).tolist())
 
 
 @pytest.mark.acceptance(
