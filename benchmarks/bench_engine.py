@@ -1,6 +1,6 @@
 """What the stage engine costs: its overhead on tasks of half a second, and planning ten million objects.
 
-python benchmarks/bench_engine.py [--objects 10000000] [--tasks 40]
+python benchmarks/bench_engine.py [--objects 10000000] [--tasks 100]
 """
 
 import argparse
@@ -105,7 +105,7 @@ def plan(count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--objects", type=int, default=10_000_000)
-    parser.add_argument("--tasks", type=int, default=40)
+    parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--plan-only", action="store_true", help=argparse.SUPPRESS)
     given: Any = parser.parse_args()
     if given.plan_only:

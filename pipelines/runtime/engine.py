@@ -366,7 +366,6 @@ class Work:
 
     def _keep_artifacts(self, tracked: StageRun) -> None:
         for name, data in self.stage.artifacts(self.context, self.output, self.say).items():
-            self.output.store.put(f"artifacts/{name}", data)
             tracked.artifact(name, data)
         summary = self.stage.summary(self.context, self.output)
         tracked.metrics(summary)

@@ -272,8 +272,9 @@ class StageRun:
         self._about = (stage, config, context, total)
 
     def __enter__(self) -> "StageRun":
+        stage, config, context, total = self._about
+        self.artifact("config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
         if self._tracker is not None:
-            stage, config, context, total = self._about
             self._tracker.start()
             params = flatten({stage.name: identity(context.config), "objects": total, "version": stage.version})
             self._send("params", values=params)
@@ -281,7 +282,6 @@ class StageRun:
             self._send("tags", values=tags)
             inputs = [{"name": n, "digest": o.fingerprint, "url": o.url} for n, o in context.inputs.items()]
             self._send("inputs", values=inputs or [{"name": "listing", "digest": self._output.fingerprint, "url": ""}])
-            self.artifact("config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _: object) -> None:
@@ -308,9 +308,8 @@ class StageRun:
 
     def artifact(self, name: str, data: bytes) -> None:
         """Keep a small file with the output, and log it."""
-        if self._tracker is not None:
-            self._output.store.put(f"artifacts/{name}", data)
-            self._send("artifact", name=f"artifacts/{name}")
+        self._output.store.put(f"artifacts/{name}", data)
+        self._send("artifact", name=f"artifacts/{name}")
 
     def failures(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()

@@ -51,6 +51,8 @@ def test_output_is_complete_and_described(tmp_path: Path) -> None:
     assert failure[0]["uid"] == "000005"
     assert json.loads((folder / "_SUCCESS").read_text())["seconds"] > 0
     assert not list((folder / "_state" / "attempts").iterdir())
+    assert "factor: 3" in (folder / "artifacts" / "config.yaml").read_text()
+    assert "000005" in (folder / "artifacts" / "failures.csv").read_text()
 
 
 def test_second_run_does_nothing(tmp_path: Path) -> None:
