@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from pipelines.cache_conditions import CacheConditionsConfig
+from pipelines.cache_tokens import CacheTokensConfig
 from pipelines.import_chunks import ImportChunksConfig
 from pipelines.render import RenderConfig
 from pipelines.runtime.cluster import ClusterConfig, in_job
@@ -34,6 +36,8 @@ class PipelineConfig:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
     import_chunks: ImportChunksConfig = field(default_factory=ImportChunksConfig)
+    cache_tokens: CacheTokensConfig = field(default_factory=CacheTokensConfig)
+    cache_conditions: CacheConditionsConfig = field(default_factory=CacheConditionsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
@@ -124,7 +128,34 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         download = replace(download, objaverse=replace(download.objaverse, uids_file=uids_file))
     if chunks.path:
         chunks = replace(chunks, path=absolute(chunks.path, "import_chunks.path"))
-    return replace(config, root=root, download=download, import_chunks=chunks)
+    tokens = config.cache_tokens
+    if tokens.model:
+        tokens = replace(tokens, model=absolute(tokens.model, "cache_tokens.model"))
+    conditions = config.cache_conditions
+    conditions = replace(
+        conditions,
+        text_weights=_weights(conditions.text_weights, "cache_conditions.text_weights"),
+        image_weights=_weights(conditions.image_weights, "cache_conditions.image_weights"),
+    )
+    begun = {
+        name: replace(section, init_from=absolute(section.init_from, f"{name}.init_from"))
+        for name, section in vars(config).items()
+        if getattr(section, "init_from", "")
+    }
+    return replace(
+        config,
+        **begun,
+        root=root,
+        download=download,
+        import_chunks=chunks,
+        cache_tokens=tokens,
+        cache_conditions=conditions,
+    )
+
+
+def _weights(place: str, key: str) -> str:
+    """A folder as every process will understand it; what is no folder is a repository of the hub."""
+    return absolute(place, key) if os.path.isdir(os.path.expanduser(place)) else place
 
 
 def absolute(place: str, key: str) -> str:

@@ -15,7 +15,7 @@ def collect(configs: list[Any], delete: bool) -> int:
     """List the files under the configurations' common root that none of their current outputs needs; then delete them.
 
     Kept: each configuration's current output of every stage, finished or not, the shards that it refers to in other
-    outputs, and whatever a running submission holds.
+    outputs, outputs whose model a configuration names, and whatever a running submission holds.
     """
     roots = {config.root for config in configs}
     if len(roots) != 1:
@@ -30,6 +30,7 @@ def collect(configs: list[Any], delete: bool) -> int:
         if not kept and any(outputs(root, name)):
             say(f"{name}: left alone, no given configuration has run it here")
             continue
+        kept |= {o.fingerprint for config in configs for o in outputs(root, name) if _is_named(config, o)}
         for output in outputs(root, name):
             names = list(_unneeded(output, kept, _referred(root, name, kept)))
             if not names:
@@ -46,6 +47,12 @@ def collect(configs: list[Any], delete: bool) -> int:
     verb = "deleted" if delete else "would be deleted; add --delete to do it"
     say(f"{count} files, {total / 1e6:,.1f} MB {verb}")
     return 0
+
+
+def _is_named(config: Any, output: Output) -> bool:
+    """Whether a configuration has a model of this output as the beginning of a training, or encodes by it."""
+    places = [getattr(section, key, "") for section in vars(config).values() for key in ("init_from", "model")]
+    return any(place == output.url or place.startswith(f"{output.url}/") for place in places if isinstance(place, str))
 
 
 def _referred(root: str, stage: str, kept: set[str]) -> set[str]:

@@ -5,6 +5,6 @@ from typing import Any
 from pipelines.download import DownloadStage
 from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
-from pipelines.runtime.stage import Stage
+from pipelines.runtime.stage import StageBase
 
-STAGES: dict[str, Stage[Any]] = {s.name: s for s in (DownloadStage(), RenderStage(), ImportChunksStage())}
+STAGES: dict[str, StageBase[Any]] = {s.name: s for s in (DownloadStage(), RenderStage(), ImportChunksStage())}

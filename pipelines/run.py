@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.registry import STAGES
-from pipelines.runtime.engine import Options, current, run_stage
+from pipelines.runtime.engine import Options, current, upstream_of
 from pipelines.runtime.progress import say
 from pipelines.runtime.stage import StageReport
 from pipelines.runtime.store import Store
@@ -25,7 +25,7 @@ def run_stages(config: Any, names: tuple[str, ...], options: Options) -> int:
             if options.dry_run and (missing := _unfinished(stage, config)):
                 report = StageReport(name, "-", "planned", f"would run after {missing}", "-", 0, 0, 0, 0.0)
             else:
-                report = run_stage(stage, config, options)
+                report = stage.run(config, options, say)
             reports.append(report)
     finally:
         if reports:
@@ -36,17 +36,18 @@ def run_stages(config: Any, names: tuple[str, ...], options: Options) -> int:
 
 
 def _unfinished(stage: Any, config: Any) -> str | None:
-    for name in stage.inputs:
-        output = current(STAGES[name], config)
-        if output is None or output.finished() is None:
-            return str(name)
+    for upstream in upstream_of(stage, config):
+        output = current(upstream, config)
+        if output is None or not upstream.finished(output, getattr(config, upstream.name)):
+            return upstream.name
     return None
 
 
 def _table(reports: list[StageReport]) -> Table:
-    table = Table("stage", "state", "fingerprint", "objects", "rows", "failed", "seconds", "why")
+    table = Table("stage", "state", "fingerprint", "objects", "rows", "failed", "steps", "seconds", "why")
     for r in reports:
-        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", f"{r.seconds:.1f}")
+        steps = "" if r.steps is None else f"{r.steps:,}"
+        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", steps, f"{r.seconds:.1f}")
         table.add_row(r.stage, r.state, r.fingerprint, *counts, r.why)
     return table
 
@@ -55,7 +56,8 @@ def _where(config: Any, reports: list[StageReport]) -> None:
     """Say where everything is and how to look at it."""
     store = Store(config.root)
     for r in reports:
-        say(f"{r.stage}: {r.url}/ (manifest.json, part-*.parquet)")
+        content = "part-*.parquet" if r.steps is None else "model/, checkpoints/"
+        say(f"{r.stage}: {r.url}/ (manifest.json, {content})")
         if r.failures:
             say(f"  {r.failures} failures, with reasons: {r.url}/failures.parquet")
         sheet = f"{r.stage}/{r.fingerprint}/artifacts/contact_sheet.png"

@@ -11,6 +11,8 @@ from pipelines.registry import STAGES
 from pipelines.runtime.lease import is_held
 from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.store import Store
+from pipelines.runtime.training.drive import trained_steps
+from pipelines.runtime.training.stage import TrainingStage
 
 Row = dict[str, Any]
 
@@ -34,8 +36,10 @@ def _pointed(root: str, stage: str) -> set[str]:
 def _row(output: Output, is_current: bool) -> Row:
     success, manifest = output.finished(), output.manifest() or {}
     stopped = output.state.read("stopped.json")
-    held = success is None and is_held(output.state)
-    state = "done" if success else "running" if held else "stopped" if stopped else "interrupted"
+    # A finished training may be going on: its steps have been raised.
+    training = isinstance(STAGES[output.stage], TrainingStage)
+    held = (success is None or training) and is_held(output.state)
+    state = "running" if held else "done" if success else "stopped" if stopped else "interrupted"
     row: Row = {
         "stage": output.stage,
         "fingerprint": output.fingerprint,
@@ -45,6 +49,7 @@ def _row(output: Output, is_current: bool) -> Row:
         "objects": manifest.get("objects", 0),
         "failures": manifest.get("failures", 0),
         "shards": len(output.record_names()),
+        "steps": trained_steps(output) if training else None,
         "started": success["started"] if success else None,
         "finished": success["finished"] if success else None,
         "seconds": success["seconds"] if success else None,
@@ -52,7 +57,7 @@ def _row(output: Output, is_current: bool) -> Row:
         "url": output.url,
         "run_id": output.run_id(),
     }
-    if success is None:
+    if success is None and not training:
         records = output.records().values()
         row["rows"] = sum(r.rows for r in records)
         row["objects"] = sum(r.items for r in records)
@@ -63,14 +68,16 @@ def _row(output: Output, is_current: bool) -> Row:
 def table(rows: list[Row]) -> str:
     if not rows:
         return "nothing here yet"
-    made = Table("stage", "fingerprint", "state", "current", "objects", "rows", "failed", "finished", "seconds")
+    titles = ["stage", "fingerprint", "state", "current", "objects", "rows", "failed", "finished", "seconds"]
+    training = any(r["steps"] is not None for r in rows)
+    made = Table(*titles, *(["steps"] if training else []))
     for r in rows:
         finished = datetime.fromtimestamp(r["finished"]).strftime("%Y-%m-%d %H:%M:%S") if r["finished"] else "-"
         counts = (f"{r['objects']:,}", f"{r['rows']:,}", f"{r['failures']:,}")
         seconds = f"{r['seconds']:.1f}" if r["seconds"] is not None else "-"
-        made.add_row(
-            r["stage"], r["fingerprint"], r["state"], "yes" if r["current"] else "", *counts, finished, seconds
-        )
+        steps = [f"{r['steps']:,}" if r["steps"] is not None else ""] if training else []
+        mark = "yes" if r["current"] else ""
+        made.add_row(r["stage"], r["fingerprint"], r["state"], mark, *counts, finished, seconds, *steps)
     console = Console(width=140)
     with console.capture() as capture:
         console.print(made)

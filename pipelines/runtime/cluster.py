@@ -2,8 +2,11 @@
 
 import os
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,7 +54,8 @@ def connect(config: ClusterConfig) -> Any:
     if config.address != "local":
         address = None if config.address == "auto" and in_job() else config.address
         try:
-            ray.init(address=address, runtime_env=_code(), **options)
+            with _own_signals():
+                ray.init(address=address, runtime_env=_code(), **options)
             return ray
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             if config.address != "auto" or in_job() or "RAY_ADDRESS" in os.environ:
@@ -62,8 +66,20 @@ def connect(config: ClusterConfig) -> Any:
     # Our own Ray answers on the loopback address only, so it needs no token; making one would leave a file in the
     # user's home that lets later `ray job submit`s to other clusters fail.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=config.cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+    options |= {"num_cpus": config.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    with _own_signals():
+        ray.init(address="local", **options)
     return ray
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what this program does on SIGTERM and SIGINT; connecting to Ray installs handlers that abort it."""
+    ours = {n: handler for n in (signal.SIGTERM, signal.SIGINT) if callable(handler := signal.getsignal(n))}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def _first_line(error: BaseException) -> str:
@@ -86,32 +102,49 @@ def slots(ray: Any, cpus: float, gpus: float) -> int:
     return max(1, int(min(by_cpu, by_gpu, 100_000)))
 
 
-def await_room(ray: Any, cpus: float, gpus: float, patience: float, say: Callable[[str], None]) -> None:
-    """Return when some node is large enough for one task; ask an autoscaler, if there is one, to add such a node.
+def gpus(ray: Any) -> float:
+    """How many GPUs the cluster has, now."""
+    return float(ray.cluster_resources().get("GPU", 0))
 
-    Raises `UserError` after `patience` seconds without one.
+
+def await_room(
+    ray: Any, cpus: float, gpus: float, patience: float, say: Callable[[str], None], workers: int = 1
+) -> None:
+    """Return when the cluster is large enough for `workers` tasks of this size at once; ask an autoscaler, if there is
+    one, to make it so.
+
+    Raises `UserError` after `patience` seconds without room.
     """
     from ray.autoscaler.sdk import request_resources
 
-    if _has_room(ray, cpus, gpus):
+    if has_room(ray, cpus, gpus, workers):
         return
-    need = f"a node with {cpus:g} CPUs and {gpus:g} GPUs"
-    say(f"the cluster has no {need[2:]} for one task; waiting up to {patience:g} s for one to join")
-    request_resources(bundles=[{"CPU": cpus, "GPU": gpus}])
+    size = f"{cpus:g} CPUs and {gpus:g} GPUs"
+    lack, need = f"no node with {size} for one task", f"a node with {size}"
+    if workers > 1:
+        lack, need = f"no room for {workers} workers of {size} each", f"room for {workers} workers of {size} each"
+    say(f"the cluster has {lack}; waiting up to {patience:g} s for nodes to join")
+    request_resources(bundles=[{"CPU": cpus, "GPU": gpus}] * workers)
     try:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             time.sleep(1)
-            if _has_room(ray, cpus, gpus):
+            if has_room(ray, cpus, gpus, workers):
                 return
     finally:
         request_resources(bundles=[])
-    raise UserError(f"no task can run: the cluster has not got {need}; add one, or lower the stage's cpus or gpus")
+    lower = "workers, cpus or gpus" if workers > 1 else "cpus or gpus"
+    raise UserError(f"no task can run: the cluster has not got {need}; add nodes, or lower the stage's {lower}")
 
 
-def _has_room(ray: Any, cpus: float, gpus: float) -> bool:
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes)
+def has_room(ray: Any, cpus: float, gpus: float, workers: int = 1) -> bool:
+    """Whether the living nodes, if they were idle, could hold `workers` tasks of this size at once."""
+    room = 0.0
+    for node in (n["Resources"] for n in ray.nodes() if n["Alive"]):
+        by_cpu = node.get("CPU", 0) // cpus if cpus else float("inf")
+        by_gpu = node.get("GPU", 0) // gpus if gpus else float("inf")
+        room += min(by_cpu, by_gpu)
+    return room >= workers
 
 
 @dataclass(frozen=True)

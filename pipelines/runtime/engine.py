@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,11 @@ from pipelines.runtime import cluster, progress
 from pipelines.runtime.fingerprint import fingerprint, identity
 from pipelines.runtime.interrupt import Interrupted, interruptible
 from pipelines.runtime.lease import Lease
-from pipelines.runtime.output import Failure, Output, ShardRecord, ShardWriter, outputs
+from pipelines.runtime.output import Output, ShardRecord, outputs
 from pipelines.runtime.plan import Coverage, Shard, Survey, reusable, shards
-from pipelines.runtime.stage import Context, Say, Stage, StageReport
-from pipelines.runtime.store import Store, disk_errors
+from pipelines.runtime.pool import Job, crew
+from pipelines.runtime.stage import Context, Say, Stage, StageBase, StageReport
+from pipelines.runtime.store import Store
 from pipelines.runtime.tracking import StageRun, replay
 from sar3d.errors import UserError
 
@@ -46,20 +45,20 @@ def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: 
     started = time.time()
     context = prepare(stage, config, say)
     base = fingerprint(stage.name, stage.version, stage.identity(context))
-    upstream = {n: o.fingerprint for n, o in context.inputs.items()}
+    upstream = {n: o.content() for n, o in context.inputs.items()}
     survey = None if upstream else _survey(stage, context, say)
     full = fingerprint(base, context.config.retry, upstream or (survey.digest if survey else ""))
     output = Output(config.root, stage.name, full)
     try:
         success = output.finished()
         if success is not None:
-            _point(stage, config, full, options)
+            point(stage, config, full, options)
             replay(config, output, stage.name)
             return _report(stage, output, "reused", "finished before", started)
         survey = survey or _survey(stage, context, say)
         if options.dry_run:
             return _foresee(stage, output, survey, base, context, started)
-        _point(stage, config, full, options)
+        point(stage, config, full, options)
         with Lease(output.state, f"{stage.name} {full}", options.wait, say) as lease, interruptible():
             success = output.finished()  # whoever held the lease before us may have finished
             if success is not None:
@@ -79,7 +78,7 @@ def _survey(stage: Stage[Any], context: Context[Any], say: Say) -> Survey:
     return survey
 
 
-def prepare(stage: Stage[Any], config: Any, say: Say) -> Context[Any]:
+def prepare(stage: StageBase[Any], config: Any, say: Say) -> Context[Any]:
     """Find the inputs, settle `auto` settings, check what can be checked."""
     section = getattr(config, stage.name)
     context = Context(_resolved(stage, section, config, say), _inputs(stage, config), config)
@@ -87,7 +86,7 @@ def prepare(stage: Stage[Any], config: Any, say: Say) -> Context[Any]:
     return context
 
 
-def _resolved(stage: Stage[Any], section: Any, config: Any, say: Say) -> Any:
+def _resolved(stage: StageBase[Any], section: Any, config: Any, say: Say) -> Any:
     """Settle `auto` settings once per configuration and root, so that another machine resumes the same work."""
     store = Store(config.root).at(stage.name)
     name = f"_resolved/{fingerprint(identity(section))}.json"
@@ -105,36 +104,40 @@ def _resolved(stage: Stage[Any], section: Any, config: Any, say: Say) -> Any:
     return settled
 
 
-def pointer(stage: Stage[Any], config: Any) -> str:
+def pointer(stage: StageBase[Any], config: Any) -> str:
     """The file that says which output of a stage is the current one of a configuration."""
-    parts = [identity(getattr(config, stage.name), listing=True), *[pointer(s, config) for s in _upstream(stage)]]
+    parts = [
+        identity(getattr(config, stage.name), listing=True),
+        *[pointer(s, config) for s in upstream_of(stage, config)],
+    ]
     return f"_current/{fingerprint(*parts)}.json"
 
 
-def _upstream(stage: Stage[Any]) -> list[Stage[Any]]:
+def upstream_of(stage: StageBase[Any], config: Any) -> list[StageBase[Any]]:
+    """The stages that a stage reads under this configuration."""
     from pipelines.registry import STAGES
 
-    return [STAGES[name] for name in stage.inputs]
+    return [STAGES[name] for name in stage.reads(getattr(config, stage.name))]
 
 
-def current(stage: Stage[Any], config: Any) -> Output | None:
+def current(stage: StageBase[Any], config: Any) -> Output | None:
     """The output that this configuration last worked on, finished or not."""
     data = Store(config.root).at(stage.name).read(pointer(stage, config))
     return Output(config.root, stage.name, json.loads(data)["fingerprint"]) if data is not None else None
 
 
-def _point(stage: Stage[Any], config: Any, full: str, options: Options) -> None:
+def point(stage: StageBase[Any], config: Any, full: str, options: Options) -> None:
     store, name = Store(config.root).at(stage.name), pointer(stage, config)
     body = json.dumps({"fingerprint": full}).encode()
     if not options.dry_run and store.read(name) != body:
         store.put(name, body)
 
 
-def _inputs(stage: Stage[Any], config: Any) -> dict[str, Output]:
+def _inputs(stage: StageBase[Any], config: Any) -> dict[str, Output]:
     found = {}
-    for upstream in _upstream(stage):
+    for upstream in upstream_of(stage, config):
         output = current(upstream, config)
-        if output is None or output.finished() is None:
+        if output is None or not upstream.finished(output, getattr(config, upstream.name)):
             state = "has not been run" if output is None else "has not finished"
             raise UserError(
                 f"{stage.name} reads the output of {upstream.name}, which {state} for this configuration under "
@@ -267,61 +270,32 @@ class Work:
         return (s for s in planned if s.name not in self.records)
 
     def _distribute(self, plan: Iterable[Shard]) -> None:
-        """Hand shards to Ray, a bounded number ahead of what the cluster can run; take in what they commit."""
+        """Hand shards to a crew of workers, a bounded number ahead of what it can do; take in what they commit."""
         pending = iter(plan)
         shard = next(pending, None)
         if shard is None:
             return
         ray = cluster.connect(self.config.cluster)
         settings = self.context.config
+        settings = dataclasses.replace(settings, gpus=self.stage.gpus(settings, cluster.gpus(ray)))
         cluster.await_room(ray, settings.cpus, settings.gpus, self.config.cluster.patience, self.say)
         marker = cluster.mark(self.config.root, self.stage.places(self.context))
         try:
             cluster.check_nodes(ray, marker)
-            task = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory, max_retries=20)(
-                run_shard
-            )
-            context = ray.put(self.context)
-            flying: dict[Any, Shard] = {}
-            try:
-                while shard is not None or flying:
-                    room = settings.workers or 2 * cluster.slots(ray, settings.cpus, settings.gpus)
-                    while shard is not None and len(flying) < room:
-                        ref = task.options(name=f"{self.stage.name}:{shard.name}").remote(
-                            self.stage, context, self.output, shard, marker
-                        )
-                        flying[ref] = shard
+            context = dataclasses.replace(self.context, config=settings)
+            with crew(ray, Job(self.stage, context, self.output, marker)) as workers:
+                while shard is not None or workers.unfinished():
+                    while shard is not None and workers.room() > 0:
+                        workers.give(shard)
                         shard = next(pending, None)
-                    done, _ = ray.wait(list(flying), num_returns=1, timeout=0.5)
-                    for ref in done:
-                        self._take(ray, ref, flying.pop(ref))
+                    for record in workers.collect():
+                        self._take(record)
                     if self.lease.lost.is_set():
                         raise UserError(f"another submission took over {self.stage.name} {self.output.fingerprint}")
-            finally:
-                for ref in flying:
-                    ray.cancel(ref, force=False)
-                if flying:  # let them end before their marker goes
-                    ray.wait(list(flying), num_returns=len(flying), timeout=15)
         finally:
             cluster.unmark(marker)
 
-    def _take(self, ray: Any, ref: Any, shard: Shard) -> None:
-        try:
-            record = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, UserError):
-                raise UserError(str(cause)) from error
-            raise
-        except (
-            ray.exceptions.WorkerCrashedError,
-            ray.exceptions.NodeDiedError,
-            ray.exceptions.OutOfMemoryError,
-        ) as error:
-            raise UserError(
-                f"{self.stage.name} {shard.name} was lost twenty times with its worker ({type(error).__name__}): "
-                "give its tasks more memory, then run the same command again"
-            ) from error
+    def _take(self, record: ShardRecord) -> None:
         self.records[record.shard] = record
         self.counts += (record.items, len(record.failures), record.rows)
         objects, failed, rows = self.counts.tolist()
@@ -372,26 +346,3 @@ class Work:
         if summary:
             self.say(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
         tracked.failures(self.output.failures())
-
-
-def run_shard(
-    stage: Stage[Any], context: Context[Any], output: Output, shard: Shard, marker: cluster.Marker
-) -> ShardRecord:
-    """Make and commit one shard; the body of every Ray task."""
-    marker.check()
-    started = time.monotonic()
-    scratch = output.scratch()
-    with disk_errors(output.url), tempfile.TemporaryDirectory(prefix=f".{shard.name}.", dir=scratch) as folder:
-        path = Path(folder, "rows.parquet")
-        writer = ShardWriter(path, stage.schema(context))
-        keys = {item["uid"]: key for item, key in zip(shard.items, shard.keys, strict=True)}
-        failures = []
-        for made in stage.process(context, shard.items):
-            if isinstance(made, Failure):
-                failures.append(dataclasses.replace(made, key=keys[made.uid]))
-            else:
-                writer.add(made)
-        size, digest = writer.close()
-        seconds = round(time.monotonic() - started, 3)
-        record = ShardRecord(shard.name, "", writer.rows, size, digest, "".join(shard.keys), failures, seconds=seconds)
-        return output.commit(path, record)[0]

@@ -116,6 +116,18 @@ class Output:
         data = self.store.read("manifest.json")
         return json.loads(data) if data is not None else None
 
+    def model_digest(self) -> str:
+        """Digest of a finished training output's model. The fingerprint does not tell how long it was trained."""
+        digest = (self.finished() or {}).get("model")
+        if digest is None:
+            raise FileNotFoundError(f"{self.url} holds no finished model")
+        return str(digest)
+
+    def content(self) -> str:
+        """What tells a finished output's content apart: its fingerprint, and the digest of its model if it has one."""
+        digest = (self.finished() or {}).get("model")
+        return f"{self.fingerprint}@{digest}" if digest else self.fingerprint
+
     def run_id(self) -> str | None:
         """The MLflow run of this output, if there is one."""
         data = self.state.read("mlflow.json")
@@ -234,9 +246,9 @@ class Output:
         self.store.put("manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         return manifest
 
-    def succeed(self, started: float) -> None:
+    def succeed(self, started: float, **more: Any) -> None:
         now = time.time()
-        body = {"started": started, "finished": now, "seconds": round(now - started, 3)}
+        body = {"started": started, "finished": now, "seconds": round(now - started, 3), **more}
         self.store.put("_SUCCESS", json.dumps(body, indent=1).encode())
 
 

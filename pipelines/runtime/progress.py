@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from rich.console import Console
@@ -14,34 +15,74 @@ def say(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
-class Progress:
-    """Objects done of `total`; the rate counts this run only, not what was committed before it."""
+class Line:
+    """What is going on, in one line that changes."""
 
-    def __init__(self, name: str, total: int, say: object = say, every: float = 10.0) -> None:
-        self.name, self.total, self.every = name, total, every
-        self._say = say
+    def __init__(self, say: Callable[[str], None] = say, every: float = 10.0) -> None:
+        self._say, self._every = say, every
         self._status = _console.status("") if sys.stderr.isatty() else None
         if self._status is not None:
             self._status.start()
-        self._first: int | None = None
-        self._started = self._spoken = time.monotonic()
-        self.rate = 0.0
+        self.started = self._spoken = time.monotonic()
 
-    def update(self, objects: int, failed: int, rows: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = objects
-        self.rate = (objects - self._first) / max(now - self._started, 1e-9)
-        left = f", {timedelta(seconds=round((self.total - objects) / self.rate))} left" if self.rate else ""
-        share = 100 * objects / self.total
-        line = f"{self.name}: {objects:,}/{self.total:,} objects ({share:.0f} %), {rows:,} rows, {failed:,} failed"
-        line += f", {self.rate:.2f} objects/s{left}"
+    def show(self, line: str, last: bool) -> None:
         if self._status is not None:
             self._status.update(line)
-        if now - self._spoken >= self.every or objects == self.total:
+        now = time.monotonic()
+        if now - self._spoken >= self._every or last:
             self._spoken = now
-            say(line)
+            self._say(line)
 
     def close(self) -> None:
         if self._status is not None:
             self._status.stop()
+
+
+class Progress:
+    """Objects done of `total`; the rate counts this run only, not what was committed before it."""
+
+    def __init__(self, name: str, total: int, say: Callable[[str], None] = say, every: float = 10.0) -> None:
+        self.name, self.total = name, total
+        self._line = Line(say, every)
+        self._first: int | None = None
+        self.rate = 0.0
+
+    def update(self, objects: int, failed: int, rows: int) -> None:
+        if self._first is None:
+            self._first = objects
+        self.rate = (objects - self._first) / max(time.monotonic() - self._line.started, 1e-9)
+        left = f", {timedelta(seconds=round((self.total - objects) / self.rate))} left" if self.rate else ""
+        share = 100 * objects / self.total
+        line = f"{self.name}: {objects:,}/{self.total:,} objects ({share:.0f} %), {rows:,} rows, {failed:,} failed"
+        self._line.show(f"{line}, {self.rate:.2f} objects/s{left}", last=objects == self.total)
+
+    def close(self) -> None:
+        self._line.close()
+
+
+class StepProgress:
+    """Optimiser steps done of `total`, with the loss; a restart goes back, and the rate with it."""
+
+    def __init__(self, name: str, total: int, say: Callable[[str], None] = say, every: float = 10.0) -> None:
+        self.name, self.total = name, total
+        self._line = Line(say, every)
+        self._seen: tuple[int, float] | None = None
+        self._rate = 0.0
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the metrics of a step, if the loss is among them."""
+        if "loss" not in metrics:
+            return
+        now = time.monotonic()
+        if self._seen is not None and step > self._seen[0]:
+            rate = (step - self._seen[0]) / max(now - self._seen[1], 1e-9)
+            self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self._seen = (step, now)
+        line = f"{self.name}: step {step:,}/{self.total:,}, loss {metrics['loss']:.4g}"
+        if "samples_per_second" in metrics:
+            line += f", {metrics['samples_per_second']:,.1f} samples/s"
+        left = f", {timedelta(seconds=round((self.total - step) / self._rate))} left" if self._rate else ""
+        self._line.show(line + left, last=step == self.total)
+
+    def close(self) -> None:
+        self._line.close()

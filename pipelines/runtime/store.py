@@ -183,6 +183,15 @@ class Store:
                 source.unlink()
             _sync_folder(target.parent)
 
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file of the store to a local path. Raises `FileNotFoundError` where there is none."""
+        if self.local:
+            shutil.copyfile(self.path(name), target)
+            return
+        with reading(self.url):
+            fs, _ = self._remote
+            fs.get_file(self._key(name), str(target))
+
     def rename(self, old: str, new: str) -> None:
         """File systems only."""
         with disk_errors(self.url):

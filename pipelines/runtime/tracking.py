@@ -11,8 +11,6 @@ import io
 import json
 import logging
 import os
-import queue
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,12 +20,22 @@ from typing import Any, ClassVar
 import yaml
 
 from pipelines.runtime.fingerprint import identity
+from pipelines.runtime.mlflow_run import (
+    Entry,
+    Place,
+    apply,
+    connect,
+    experiment_of,
+    last_steps,
+    log_metrics,
+    run_of,
+    together,
+)
 from pipelines.runtime.output import FAILURES, Output
 from pipelines.runtime.store import Store
 from sar3d.errors import UserError
 
 _log = logging.getLogger(__name__)
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,6 @@ class TrackingConfig:
     """Tracking server; default `MLFLOW_TRACKING_URI`, else SQLite at `<root>/mlflow.db` for a local root."""
     experiment: str = field(default="sar3d", metadata={"identity": False})
     """Name of the MLflow experiment."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A tracking store: its URI, and where the artifacts of a new experiment go (None: the server decides)."""
-
-    uri: str
-    experiment: str
-    artifacts: str | None
 
 
 def place(config: Any) -> Place | None:
@@ -70,7 +69,10 @@ def place(config: Any) -> Place | None:
 
 
 class Tracker:
-    """Sends entries to one MLflow run, creating it (under the root's parent run) when the first one goes through."""
+    """Sends entries to one MLflow run, creating it (under the root's parent run) when the first one goes through.
+
+    An entry is in the spool when `send` returns, so a kill loses none.
+    """
 
     RETRY = 20.0
 
@@ -78,22 +80,31 @@ class Tracker:
         self.where, self.root, self.output, self.name = where, root, output, name
         self.run_id: str | None = None
         self._client: Any = None
-        self._down_until = 0.0
-        self._queue: queue.Queue[Entry | None] = queue.Queue()
+        self._known: dict[str, int] | None = None
+        """The last step of every metric that the run has; None: ask."""
         self._spool = spool_of(output)
+        self._lock = threading.Lock()
+        self._wake, self._last = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="mlflow", daemon=True)
         self._monitor: Any = None
 
     def start(self) -> None:
         self._thread.start()
 
-    def send(self, entry: Entry) -> None:
-        self._queue.put({**entry, "time": int(time.time() * 1000)})
+    def send(self, *entries: Entry) -> None:
+        now = int(time.time() * 1000)
+        lines = [json.dumps({"time": now, **entry}) + "\n" for entry in entries]
+        with self._lock:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._spool, "a") as file:
+                file.writelines(lines)
+        self._wake.set()
 
     def finish(self, status: str, patience: float = 60.0) -> str | None:
         """Send what is left; returns a sentence if some of it had to stay in the spool."""
         self.send({"do": "status", "status": status})
-        self._queue.put(None)
+        self._last.set()
+        self._wake.set()
         self._thread.join(patience)
         if self._monitor is not None:
             with contextlib.suppress(Exception):
@@ -106,50 +117,65 @@ class Tracker:
         return None
 
     def _serve(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            self._keep(entry)
-            if time.monotonic() >= self._down_until:
-                self._flush()
-        self._down_until = 0.0
-        self._flush()
+        down_until = 0.0
+        while not self._last.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            if time.monotonic() >= down_until and not self._last.is_set() and not self.flush():
+                down_until = time.monotonic() + self.RETRY
+        self.flush()
 
-    def _keep(self, entry: Entry) -> None:
-        self._spool.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._spool, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def _flush(self) -> None:
-        """Send the spool, in order; what fails stays in it."""
-        if not self._spool.exists():
-            return
-        entries = [json.loads(line) for line in self._spool.read_text().splitlines()]
+    def flush(self) -> bool:
+        """Send the spool, in order; what fails stays in it. Says whether all went through."""
+        with self._lock:
+            lines = self._spool.read_bytes().splitlines(keepends=True) if self._spool.exists() else []
+        if not lines:
+            return True
         sent = 0
         try:
             self._connect()
-            for entry in entries:
-                apply(self._client, self.run_id or "", entry, self.output)
-                sent += 1
+            for entries in together([json.loads(line) for line in lines]):
+                self._apply(entries)
+                sent += len(entries)
         except Exception as error:  # whatever a tracker does, the work goes on
+            self._known = None
             _log.debug("MLflow", exc_info=True)
             _log.warning("MLflow at %s: %s", self.where.uri, str(error).splitlines()[0][:200] if str(error) else error)
-            self._down_until = time.monotonic() + self.RETRY
-        rest = entries[sent:]
-        if rest:
-            beside = self._spool.with_suffix(".new")
-            beside.write_text("".join(json.dumps(e) + "\n" for e in rest))
-            os.replace(beside, self._spool)
-        else:
-            self._spool.unlink()
+        self._forget(sum(map(len, lines[:sent])))
+        return sent == len(lines)
+
+    def _forget(self, size: int) -> None:
+        """Take what was sent off the front of the spool; more may have come meanwhile."""
+        if not size:
+            return
+        with self._lock:
+            rest = self._spool.read_bytes()[size:]
+            if rest:
+                beside = self._spool.with_suffix(".new")
+                beside.write_bytes(rest)
+                os.replace(beside, self._spool)
+            else:
+                self._spool.unlink()
+
+    def _apply(self, entries: list[Entry]) -> None:
+        assert self.run_id is not None
+        if entries[0]["do"] != "metrics":
+            for entry in entries:
+                apply(self._client, self.run_id, entry, self.output)
+            return
+        if self._known is None:
+            self._known = last_steps(self._client, self.run_id)
+        log_metrics(self._client, self.run_id, entries, self._known)
 
     def _connect(self) -> None:
         if self.run_id is not None:
             return
         self._client = connect(self.where)
-        experiment = _experiment(self._client, self.where)
-        parent = _run(
+        experiment = experiment_of(self._client, self.where)
+        parent = run_of(
             self._client, Store(self.root), "_mlflow.json", experiment, Store(self.root).url.rsplit("/", 1)[-1], None
         )
-        run_id = _run(self._client, self.output.state, "mlflow.json", experiment, self.name, parent)
+        run_id = run_of(self._client, self.output.state, "mlflow.json", experiment, self.name, parent)
         self._client.update_run(run_id, status="RUNNING")
         self.run_id = run_id
         self._start_monitor(run_id)
@@ -171,96 +197,6 @@ def spool_of(output: Output) -> Path:
     return cache / "sar3d" / "spool" / f"{output.stage}-{output.fingerprint}.jsonl"
 
 
-def connect(where: Place) -> Any:
-    """A client that gives up within seconds."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    return mlflow.MlflowClient(where.uri)
-
-
-def _experiment(client: Any, where: Place) -> str:
-    import mlflow
-
-    found = client.get_experiment_by_name(where.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(where.experiment, artifact_location=where.artifacts))
-    except mlflow.exceptions.MlflowException:  # another process was first
-        return str(client.get_experiment_by_name(where.experiment).experiment_id)
-
-
-def _run(client: Any, store: Store, name: str, experiment: str, title: str, parent: str | None) -> str:
-    """The run whose id is kept in `name`, made if there is none (of several at once, one is kept)."""
-    import mlflow
-
-    known = store.read(name)
-    if known is not None:
-        run_id = str(json.loads(known)["run_id"])
-        try:
-            if client.get_run(run_id).info.experiment_id == experiment:
-                return run_id
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        # Another server, or one that has forgotten: a new run takes its place.
-    tags = {"mlflow.parentRunId": parent} if parent else {}
-    run_id = client.create_run(experiment, run_name=title, tags=tags).info.run_id
-    body = json.dumps({"run_id": run_id}).encode()
-    if known is not None:
-        store.put(name, body)
-    elif not store.create(name, body):
-        client.delete_run(run_id)
-        return str(json.loads(store.read(name) or b"")["run_id"])
-    if parent is None:
-        client.update_run(run_id, status="FINISHED")
-    return str(run_id)
-
-
-def apply(client: Any, run_id: str, entry: Entry, output: Output) -> None:
-    """Carry out one entry. Repeating it changes nothing."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-
-    kind = entry["do"]
-    if kind == "metrics":
-        # A metric is logged once per step: a resumed run passes the same counts again.
-        known = client.get_run(run_id).data.metrics.get("step", -1.0)
-        if entry["step"] is not None and entry["step"] <= known:
-            return
-        step = entry["step"] if entry["step"] is not None else max(int(known), 0)
-        values = dict(entry["values"], **({"step": step} if entry["step"] is not None else {}))
-        client.log_batch(run_id, [Metric(k, v, entry["time"], step) for k, v in values.items()])
-    elif kind == "params":
-        known = client.get_run(run_id).data.params
-        new = {k: v for k, v in entry["values"].items() if k not in known}
-        client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in new.items()])
-    elif kind == "inputs":
-        inputs = [
-            DatasetInput(
-                Dataset(i["name"], i["digest"], "sar3d", json.dumps({"url": i["url"]})), [InputTag("role", "input")]
-            )
-            for i in entry["values"]
-        ]
-        client.log_inputs(run_id, inputs)
-    elif kind == "tags":
-        for k, v in entry["values"].items():
-            client.set_tag(run_id, k, v)
-    elif kind == "artifact":
-        data = output.store.read(entry["name"])
-        if data is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, Path(entry["name"]).name)
-                path.write_bytes(data)
-                client.log_artifact(run_id, str(path))
-    elif kind == "status":
-        client.set_terminated(run_id, entry["status"], end_time=entry["time"])
-
-
 class StageRun:
     """The MLflow run of one stage output, for as long as a submission works on it; silent where tracking is off."""
 
@@ -268,7 +204,7 @@ class StageRun:
         where = place(config)
         self._tracker = Tracker(where, config.root, output, stage.name) if where else None
         self._output = output
-        self._last = 0.0
+        self._spoken = 0.0
         self._about = (stage, config, context, total)
 
     def __enter__(self) -> "StageRun":
@@ -296,15 +232,27 @@ class StageRun:
 
     def progress(self, objects: int, failed: int, rows: int, rate: float, final: bool = False) -> None:
         now = time.monotonic()
-        if now - self._last < 1.0 and not final:
+        if now - self._spoken < 1.0 and not final:
             return
-        self._last = now
+        self._spoken = now
         values = {"objects": objects, "failed": failed, "rows": rows, "objects_per_second": rate}
         self._send("metrics", values=values, step=objects)
 
     def metrics(self, values: dict[str, float]) -> None:
         if values:
             self._send("metrics", values=values, step=None)
+
+    def entries(self, entries: list[Entry]) -> None:
+        """Pass on entries that a worker made; they are safe when this returns."""
+        if self._tracker is not None and entries:
+            self._tracker.send(*entries)
+
+    def tags(self, values: dict[str, str]) -> None:
+        self._send("tags", values=values)
+
+    def model(self, registered: str, step: int, digest: str, files: list[str]) -> None:
+        """Register a model that lies in `files` of the output."""
+        self._send("model", registered=registered, step=step, digest=digest, files=files)
 
     def artifact(self, name: str, data: bytes) -> None:
         """Keep a small file with the output, and log it."""
@@ -329,7 +277,7 @@ def replay(config: Any, output: Output, stage: str) -> None:
     if where is None or not spool_of(output).exists():
         return
     tracker = Tracker(where, config.root, output, stage)
-    tracker._flush()
+    tracker.flush()
     if tracker._monitor is not None:
         tracker._monitor.finish()
 

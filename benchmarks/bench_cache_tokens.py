@@ -1,0 +1,128 @@
+"""What `cache_tokens` spends besides the model: a shard made by the stage against the bare model on the same inputs.
+
+    python benchmarks/bench_cache_tokens.py [--preset tiny] [--device cpu] [--threads 1] [--objects 24] [--quick]
+
+The stage reads a Parquet file of views, decodes it, runs the encoder and writes the codes to Parquet; the bare model
+gets prepared tensors. Both run alternately, several times; the medians are compared. Wall time tells what a worker
+with cores to spare loses, CPU time what one with a single core does. Without Ray.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage
+from pipelines.caching.devices import exact
+from pipelines.caching.tokeniser import Tokeniser, open_tokeniser
+from pipelines.runtime.output import ShardWriter
+from pipelines.runtime.plan import Item
+from pipelines.runtime.stage import Context
+from sar3d.data.samples import encoder_input
+from sar3d.data.views import decode_row, encode_view, make_rows, views_schema
+from sar3d.hub import save_pretrained
+from sar3d.rig import RigConfig, cameras
+from sar3d.vqvae.config import PRESETS
+from sar3d.vqvae.model import VQVAE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPUs of one worker")
+    parser.add_argument("--objects", type=int, default=24, help="objects in the shard, four view groups each")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a few objects once, to see that it runs")
+    given = parser.parse_args()
+    if given.quick:
+        given.objects, given.repeats = 2, 1
+    with tempfile.TemporaryDirectory() as name:
+        torch.manual_seed(0)
+        save_pretrained(VQVAE(PRESETS[given.preset]), Path(name, "model"))
+        tokeniser = open_tokeniser(str(Path(name, "model")), float(given.device == "cuda"), given.threads, None)
+        items, inputs = write_views(Path(name), given.objects, PRESETS[given.preset].resolution, tokeniser.digest)
+        report(tokeniser, items, inputs, Path(name), given.repeats)
+
+
+def write_views(folder: Path, objects: int, resolution: int, digest: str) -> tuple[list[Item], list[Tensor]]:
+    """A file of views of coloured balls, its items, and the encoder input of every view group."""
+    rig = cameras(RigConfig(), "ball", np.eye(3) * 0.45)
+    writer = ShardWriter(folder / "views.parquet", views_schema(resolution))
+    items, inputs = [], []
+    row_number = 0
+    for number in range(objects):
+        chance = np.random.default_rng(number)
+        views = {v: encode_view(*ball(resolution, chance)) for v in rig.view_ids}
+        rows = make_rows(f"{number:032x}", "0" * 64, rig, views, np.eye(4))
+        place = [row_number, len(rows)]
+        items.append({"uid": f"{number:032x}", "vqvae": digest, "_file": str(folder / "views.parquet"), "_rows": place})
+        row_number += len(rows)
+        for row in rows:
+            writer.add(row)
+            inputs.append(encoder_input(decode_row(row)))
+    writer.close()
+    return items, inputs
+
+
+def ball(resolution: int, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Colour, alpha, depth and normal of one ball with a noisy skin."""
+    y, x = (np.mgrid[:resolution, :resolution] + 0.5) / resolution * 2.8 - 1.4
+    inside = x * x + y * y < 1
+    height = np.sqrt(np.maximum(1 - x * x - y * y, 0))
+    colour = np.full((resolution, resolution, 3), 255, np.uint8)
+    skin = 90 + 120 * height[..., None] * chance.uniform(0.3, 1, 3) + chance.normal(0, 6, colour.shape)
+    colour[inside] = skin.clip(0, 255).astype(np.uint8)[inside]
+    depth = np.where(inside, 2 - 0.45 * height, 0)
+    normal = np.where(inside[..., None], np.stack([x, y, height], -1), 0)
+    return colour, (255 * inside).astype(np.uint8), depth, normal
+
+
+def report(tokeniser: Tokeniser, items: list[Item], inputs: list[Tensor], folder: Path, repeats: int) -> float:
+    """Say both times and the overhead; returns the overhead as a share of the model's wall time."""
+    batches = [torch.stack(inputs[i : i + tokeniser.batch]) for i in range(0, len(inputs), tokeniser.batch)]
+    bare(tokeniser, batches[:1])
+    pairs = [(stage(tokeniser, items, folder), bare(tokeniser, batches)) for _ in range(repeats)]
+    wall, cpu = ([statistics.median(run[i] for run in runs) for runs in zip(*pairs, strict=True)] for i in (0, 1))
+    sys.stdout.write(
+        f"{len(inputs)} view groups of {tokeniser.model.config.resolution}² on {tokeniser.device}, "
+        f"batch {tokeniser.batch}, {tokeniser.helpers} helping threads\n"
+    )
+    for name, (whole, model) in {"wall": wall, "CPU": cpu}.items():
+        sys.stdout.write(
+            f"{name} time: stage {1e3 * whole / len(inputs):.2f} ms, bare model {1e3 * model / len(inputs):.2f} ms "
+            f"a group: overhead {100 * (whole / model - 1):.1f} %\n"
+        )
+    return wall[0] / wall[1] - 1
+
+
+def stage(tokeniser: Tokeniser, items: list[Item], folder: Path) -> tuple[float, float]:
+    """Wall and CPU seconds in which the stage makes the shard, writing included."""
+    context = Context(CacheTokensConfig(model="here"), {}, None, tokeniser)
+    made = CacheTokensStage()
+    started = time.perf_counter(), time.process_time()
+    writer = ShardWriter(folder / "codes.parquet", made.schema(context))
+    for row in made.process(context, items):
+        assert isinstance(row, dict), row
+        writer.add(row)
+    writer.close()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def bare(tokeniser: Tokeniser, batches: list[Tensor]) -> tuple[float, float]:
+    """Wall and CPU seconds in which the model alone makes the codes of prepared inputs, transfers included."""
+    started = time.perf_counter(), time.process_time()
+    with torch.inference_mode(), exact():
+        for views in batches:
+            tokeniser.model.tokens(views.to(tokeniser.device)).cpu()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+if __name__ == "__main__":
+    main()

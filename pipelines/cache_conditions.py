@@ -1,0 +1,161 @@
+"""Stage `cache_conditions`: what condition encoders make of captions and views (the `conditions` dataset)."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.caching.devices import Device, worker_gpus
+from pipelines.caching.view_objects import view_items
+from pipelines.runtime.output import Failure, Output
+from pipelines.runtime.plan import Item
+from pipelines.runtime.reading import read_rows, rows_of
+from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from sar3d.data.conditions import conditions_schema
+from sar3d.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.caching.conditioner import Conditioner
+
+EMPTY = ""
+"""The uid of the rows that hold the empty conditions."""
+
+
+@dataclass(frozen=True)
+class CacheConditionsConfig(StageConfig):
+    """Which captions and views are encoded, and by which encoders. The default is the published pair (SPEC a.4)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    text: Literal["clip-text", "minilm", "none"] = "clip-text"
+    """Encoder of the captions of `download`. `minilm` is small and comes inside a package; `none`: no text."""
+    text_weights: str = field(default="", metadata={"identity": "listing"})
+    """Folder, or repository of the Hugging Face hub, with other weights; what counts is their digest, not their place."""
+    image: Literal["dinov2", "efficientnet-lite0", "none"] = "dinov2"
+    """Encoder of one view of every view group. `efficientnet-lite0` is small and comes inside a package."""
+    image_weights: str = field(default="", metadata={"identity": "listing"})
+    """As `text_weights`."""
+    views: Literal["render", "import_chunks"] = "render"
+    """The stage whose views are encoded."""
+    device: Device = field(default="auto", metadata={"identity": False})
+    """`auto`: one GPU per worker where the cluster has any, else the CPU; `gpus` may ask for a fraction of one."""
+    batch: int | None = field(default=None, metadata={"identity": False})
+    """Captions or views that are encoded at once; default 1 on a CPU and 64 on a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"cache_conditions.batch={self.batch} is wrong: it is a number of conditions from 1 on")
+        if self.text == self.image == "none":
+            raise UserError(
+                "cache_conditions has nothing to encode: text and image are both none; choose an encoder for one"
+            )
+
+    def encoders(self) -> dict[str, tuple[str, str]]:
+        """Name and weights of the encoder of each kind that is wanted."""
+        both = {"text": (self.text, self.text_weights), "image": (self.image, self.image_weights)}
+        return {kind: chosen for kind, chosen in both.items() if chosen[0] != "none"}
+
+
+class CacheConditionsStage(Stage[CacheConditionsConfig]):
+    name = "cache_conditions"
+    version = 1
+    stateful = True
+    about = "encode captions and views into the features that a generator is conditioned on"
+
+    def reads(self, section: CacheConditionsConfig) -> tuple[str, ...]:
+        sources = {"text": "download", "image": section.views}
+        return tuple(sources[kind] for kind in section.encoders())
+
+    def check(self, context: Context[CacheConditionsConfig]) -> None:
+        encoder_ids(context.config)
+
+    def identity(self, context: Context[CacheConditionsConfig]) -> Any:
+        return encoder_ids(context.config)
+
+    def items(self, context: Context[CacheConditionsConfig], say: Say) -> Iterable[Item]:
+        """The empty conditions, the captions of each object, the views of each object."""
+        ids = encoder_ids(context.config)
+        for kind, encoder in ids.items():
+            yield {"uid": f"empty/{kind}", "kind": f"empty {kind}", "encoder": encoder}
+        if "text" in ids:
+            for row in read_rows(context.inputs["download"], ["uid", "sha256", "captions"]):
+                if row["captions"]:
+                    yield {**row, "uid": f"{row['uid']}/text", "kind": "text", "encoder": ids["text"]}
+        if "image" in ids:
+            for item in view_items(context.inputs[context.config.views]):
+                yield {**item, "uid": f"{item['uid']}/image", "kind": "image", "encoder": ids["image"]}
+
+    def schema(self, context: Context[CacheConditionsConfig]) -> pa.Schema:
+        conditioner: Conditioner | None = context.state
+        return conditions_schema(conditioner.ids if conditioner is not None else encoder_ids(context.config))
+
+    def places(self, context: Context[CacheConditionsConfig]) -> list[str]:
+        return [weights for _, weights in context.config.encoders().values() if weights and Path(weights).is_absolute()]
+
+    def gpus(self, config: CacheConditionsConfig, available: float) -> float:
+        return worker_gpus(config.device, config.gpus, available)
+
+    def open(self, context: Context[CacheConditionsConfig]) -> "Conditioner":
+        from pipelines.caching.conditioner import open_conditioner
+
+        config = context.config
+        return open_conditioner(config.encoders(), config.gpus, config.cpus, config.batch)
+
+    def process(self, context: Context[CacheConditionsConfig], items: list[Item]) -> Iterator[Row | Failure]:
+        from pipelines.caching.conditioner import encode_items
+
+        conditioner: Conditioner = context.state
+        for item in items:
+            kind = item["kind"].removeprefix("empty ")
+            if item["encoder"] != conditioner.ids[kind]:
+                raise UserError(
+                    f"a node has other weights of {item['encoder'].split(':')[0]} than the driver: "
+                    f"give every node the same folder (cache_conditions.{kind}_weights)"
+                )
+        for made in encode_items(conditioner, items):
+            if made.error is not None:
+                error = made.error
+                yield Failure(made.item["uid"], "", self.name, error.kind, error.reason, error.attempts)
+            else:
+                yield from made.rows
+
+    def artifacts(self, context: Context[CacheConditionsConfig], output: Output, say: Say) -> dict[str, bytes]:
+        """The empty conditions apart, as `empty_<kind>.npz` with `tokens` (N, C) and `pooled` (C')."""
+        from sar3d.data.conditions import decode_condition
+
+        found = {}
+        for row in rows_of(output, {EMPTY}):
+            condition = decode_condition(row)
+            buffer = io.BytesIO()
+            np.savez(buffer, tokens=condition.tokens, pooled=condition.pooled)
+            found[f"empty_{condition.kind}.npz"] = buffer.getvalue()
+        return found
+
+    def summary(self, context: Context[CacheConditionsConfig], output: Output) -> dict[str, float]:
+        counts = {f"{kind}_conditions": 0.0 for kind in context.config.encoders()}
+        for row in read_rows(output, ["uid", "kind"]):
+            counts[f"{row['kind']}_conditions"] += row["uid"] != EMPTY
+        if "download" in context.inputs:
+            captions = (row["captions"] for row in read_rows(context.inputs["download"], ["captions"]))
+            counts["objects_without_caption"] = float(sum(not found for found in captions))
+        return counts
+
+
+def encoder_ids(config: CacheConditionsConfig) -> dict[str, str]:
+    """Id of the encoder of each kind. Raises `UserError` where weights are missing."""
+    from sar3d.conditions import encoder_id
+
+    return {
+        kind: encoder_id(name, weights, f"cache_conditions.{kind}_weights")
+        for kind, (name, weights) in config.encoders().items()
+    }
+
+
+if __name__ == "__main__":
+    from pipelines.cli import stage_main
+
+    stage_main("cache_conditions")

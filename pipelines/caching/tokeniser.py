@@ -1,0 +1,111 @@
+"""View groups to codes: batches of one shape through a loaded VQVAE, with the next ones decoded meanwhile."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.caching.batches import in_batches, mapped
+from pipelines.caching.devices import begin_worker, exact, helpers
+from pipelines.exported import local_copy
+from pipelines.runtime.plan import Item
+from sar3d import hub
+from sar3d.data.view_rows import decode_encoder, stored_rows
+from sar3d.errors import ObjectError
+from sar3d.vqvae.config import VQVAEConfig
+from sar3d.vqvae.model import VQVAE
+
+CUDA_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """A loaded VQVAE, and how it is run."""
+
+    model: VQVAE
+    digest: str
+    device: torch.device
+    batch: int
+    helpers: int
+    """Threads that decode views while the model computes."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One view group of an object."""
+
+    uid: str
+    sha256: str
+    group: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The codes of one item's view groups, or why there are none."""
+
+    item: Item
+    groups: list[Group]
+    codes: list[NDArray[np.uint16]]
+    """(L,) of each group."""
+    error: ObjectError | None = None
+
+
+def open_tokeniser(url: str, gpus: float, cpus: float, batch: int | None) -> Tokeniser:
+    """Load a VQVAE for encoding in this process.
+
+    Raises:
+        UserError: the model cannot be loaded, or there is no GPU where one is asked for.
+    """
+    device = begin_worker(gpus, cpus)
+    folder = local_copy(url)
+    model = hub.from_pretrained(folder, device, kind="vqvae").requires_grad_(False)
+    batch = batch or (CUDA_BATCH if device.type == "cuda" else 1)
+    return Tokeniser(model, hub.digest(folder), device, batch, helpers(device, cpus))
+
+
+def encode_objects(tokeniser: Tokeniser, objects: Iterable[tuple[Item, pa.Table]]) -> Iterator[Encoded]:
+    """The codes of every view group of the objects, in order; views are decoded while the model computes.
+
+    The codes of a group do not depend on the groups beside it, see `in_batches`.
+    """
+
+    def load(entry: tuple[Item, pa.Table]) -> tuple[Encoded, list[Tensor]]:
+        item, table = entry
+        try:
+            return _load(item, table, tokeniser.model.config)
+        except ObjectError as error:
+            return Encoded(item, [], [], error), []
+
+    loaded = mapped(load, objects, tokeniser.helpers)
+    stack, compute = partial(_stack, tokeniser), partial(_codes, tokeniser)
+    for made, codes in in_batches(loaded, tokeniser.batch, stack, compute, depth=2 if tokeniser.helpers else 0):
+        yield replace(made, codes=codes)
+
+
+def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, list[Tensor]]:
+    """An item without codes yet, and the encoder input of its groups' first views."""
+    rows, count = stored_rows(table), config.encoder.views
+    groups, inputs = [], []
+    for i, group in enumerate(rows.groups):
+        places = rows.views(i)[:count]
+        if len(places) < count:
+            raise ObjectError("too_few_views", f"view group {group} has {len(places)} views, and {count} are encoded.")
+        groups.append(Group(rows.uids[i], rows.hashes[i], group))
+        inputs.append(decode_encoder([(rows, place) for place in places], config.resolution))
+    return Encoded(item, groups, []), inputs
+
+
+def _stack(tokeniser: Tokeniser, views: list[Tensor]) -> Tensor:
+    stacked = torch.stack(views)
+    return stacked.pin_memory() if tokeniser.device.type == "cuda" else stacked
+
+
+def _codes(tokeniser: Tokeniser, views: Tensor) -> list[NDArray[np.uint16]]:
+    with torch.inference_mode(), exact():
+        tokens = tokeniser.model.tokens(views.to(tokeniser.device, non_blocking=True))
+    return list(tokens.cpu().numpy().astype(np.uint16))

@@ -1,0 +1,56 @@
+"""The adversary beside the main model's engine: plain data parallelism, its own AdamW."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.runtime.training.checkpoint import Targets
+from pipelines.runtime.training.engine import moment_targets, moments
+from sar3d.training.settings import TrainSettings
+from sar3d.training.step import optimiser, set_rates
+from sar3d.training.task import Task
+
+
+class Adversary:
+    """A discriminator whose gradients are averaged over the workers at a step's last micro-batch.
+
+    It stays outside DeepSpeed, of which two engines in one process do not get on under ZeRO 2.
+    """
+
+    def __init__(self, task: Task, module: nn.Module, settings: TrainSettings, accumulation: int) -> None:
+        self.module = module
+        self.optimiser: torch.optim.AdamW = optimiser(task.adversary_groups(module), settings.optimiser)
+        self.targets: Targets = moment_targets(self.optimiser, module)
+        """Where a loaded state of the optimiser goes."""
+        device = next(module.parameters()).device
+        self.parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+        self._accumulation = accumulation
+
+    def context(self, last: bool) -> AbstractContextManager[None]:
+        """Around the passes of a micro-batch."""
+        return nullcontext() if last else self.parallel.no_sync()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch's loss."""
+        (loss / self._accumulation).backward()
+
+    def step(self, factor: float) -> float:
+        """Take the optimiser's step at `factor` times the groups' rates; the gradient's norm.
+
+        Where the norm is not finite no step has been taken.
+        """
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            set_rates(self.optimiser, factor)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimiser's state, `<parameter>/<moment>`; the same on all workers."""
+        return moments(self.optimiser, self.module)

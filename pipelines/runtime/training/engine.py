@@ -1,0 +1,192 @@
+"""The main model under DeepSpeed: ZeRO 0, 1 and 2 with fp32 parameters, and its optimiser's state by parameter name."""
+
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.runtime.training.checkpoint import Target, Targets
+from sar3d.errors import UserError
+from sar3d.training.settings import TrainSettings
+from sar3d.training.step import Compute, optimiser, set_rates
+from sar3d.training.task import Task
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+_BUCKET = 50_000_000  # elements (200 MB) that are reduced at once
+
+
+class _Program(nn.Module):
+    """The model with a forward pass that is whatever the caller computes.
+
+    DeepSpeed prepares each backward pass in hooks on what its module's forward returns, so the loss must come from one;
+    tasks may call any part of their model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Compute) -> Tensor:
+        return compute(self.model)
+
+
+class Engine:
+    """A model, its AdamW and the exchange of gradients.
+
+    Raises:
+        UserError: the ZeRO stage is one that the loop does not train with.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, settings: TrainSettings, accumulation: int, micro: int) -> None:
+        if settings.zero not in (0, 1, 2):
+            raise UserError(
+                f"{task.name} cannot be trained with ZeRO {settings.zero}, which splits the parameters: choose zero=0, "
+                "1 or 2"
+            )
+        self.model, self.zero = model, settings.zero
+        self._clip = settings.optimiser.clip
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        device = next(model.parameters()).device
+        deepspeed = _import_deepspeed(device)
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": accumulation,
+            "steps_per_print": sys.maxsize,
+            # The other stages clip here; ZeRO 0 is plain data parallelism, and its norm is wanted for the log.
+            "gradient_clipping": 0.0 if self.zero == 0 or self._clip is None else self._clip,
+            "zero_optimization": {
+                "stage": self.zero,
+                "reduce_bucket_size": _BUCKET,
+                "allgather_bucket_size": _BUCKET,
+                "overlap_comm": device.type == "cuda",
+            },
+        }
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=_Program(model),
+            optimizer=optimiser(task.parameter_groups(model), settings.optimiser),
+            config=config,
+        )
+        self._places = moment_targets(self._deepspeed.optimizer, model) if self.zero == 0 else self._partition_targets()
+
+    def main(self, compute: Compute, last: bool) -> None:
+        """Forward and backward pass of one micro-batch; workers exchange gradients at the last one (ZeRO 2: at each)."""
+        self._deepspeed.set_gradient_accumulation_boundary(last)
+        self._deepspeed.backward(self._deepspeed(compute))
+
+    def step(self, factor: float) -> float:
+        """Take the optimiser's step at `factor` times the groups' rates; the gradient's norm before clipping.
+
+        Where the norm is not finite no step has been taken.
+        """
+        set_rates(self._deepspeed.optimizer, factor)
+        norm = None
+        if self.zero == 0:
+            parameters = [p for group in self._deepspeed.optimizer.param_groups for p in group["params"]]
+            norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if self._clip is None else self._clip))
+            if not math.isfinite(norm):
+                return norm
+        self._deepspeed.step()
+        return float(self._deepspeed.get_global_grad_norm()) if norm is None else norm
+
+    def rate(self) -> float:
+        """Learning rate of the first group."""
+        return float(self._deepspeed.optimizer.param_groups[0]["lr"])
+
+    def refresh(self) -> None:
+        """Take over parameters that were changed in place: ZeRO 1 and 2 step from copies of their own."""
+        if self.zero:
+            self._deepspeed.optimizer.refresh_fp32_params()
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors of the optimiser's state, `<parameter>/<moment>`. All workers must go through it together."""
+        if self.zero == 0:
+            yield from moments(self._deepspeed.optimizer, self.model)
+            return
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        for flat, parameters in self._partitions():
+            for parameter in parameters:
+                yield f"{self._names[parameter]}/step", self._inner.state[flat]["step"]
+                for key in MOMENTS:
+                    yield f"{self._names[parameter]}/{key}", safe_get_full_optimizer_state(parameter, key)
+
+    def targets(self) -> Targets:
+        """Where a loaded state goes, under the names that `state` gives; call `refresh` afterwards."""
+        return self._places
+
+    def _partition_targets(self) -> Targets:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        partitions = list(self._partitions())
+        for flat, _ in partitions:
+            self._inner.state[flat] = _empty_state(flat)
+        self._deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+        found: Targets = {}
+        for flat, parameters in partitions:
+            for parameter in parameters:
+                name = self._names[parameter]
+                found[f"{name}/step"] = Target(torch.Size(()), self._inner.state[flat]["step"].copy_)
+                for key in MOMENTS:
+                    put = partial(safe_set_full_optimizer_state, parameter, optim_state_key=key)
+                    found[f"{name}/{key}"] = Target(parameter.shape, put)
+        return found
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        inner: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
+        return inner
+
+    def _partitions(self) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
+        """This worker's flat part of each parameter group, and the group's parameters."""
+        zero = self._deepspeed.optimizer
+        return zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True)
+
+
+def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """An AdamW's state as `<parameter>/<moment>`."""
+    for name, parameter in model.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            yield f"{name}/{key}", value
+
+
+def moment_targets(optimiser: torch.optim.Optimizer, model: nn.Module) -> Targets:
+    """Where a loaded AdamW state goes. It is created here, at zero, so that a checkpoint before the first step has it."""
+    mine = {parameter for group in optimiser.param_groups for parameter in group["params"]}
+    found: Targets = {}
+    for name, parameter in model.named_parameters():
+        if parameter in mine:
+            state = optimiser.state[parameter] = _empty_state(parameter)
+            found |= {f"{name}/{key}": Target(value.shape, value.copy_) for key, value in state.items()}
+    return found
+
+
+def _empty_state(parameter: Tensor) -> dict[str, Tensor]:
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return {"step": step} | {key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENTS}
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, told which kind of device to use, without its log and without its compiled CPU communication.
+
+    That operator serves inference only, yet it would be compiled at every worker's first start (a minute), and a
+    machine without a compiler could not train.
+    """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    # DeepSpeed calls what newer torch names otherwise.
+    warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    return deepspeed

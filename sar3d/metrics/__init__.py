@@ -1,0 +1,1 @@
+"""How good a reconstruction is: plain functions of tensors, one number per image, object or scale."""

@@ -1,0 +1,180 @@
+"""How good is a VQVAE: reconstruction of views it was not given, use of its codes, and pictures of both."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sar3d.data.samples import input_pictures
+from sar3d.data.view_dataset import ViewSample
+from sar3d.metrics.codes import code_counts, perplexity, usage
+from sar3d.metrics.geometry import depth_error, normal_error
+from sar3d.metrics.image import foreground_psnr, psnr, ssim
+from sar3d.metrics.lpips import PerceptualLoss
+from sar3d.training.task import Sync, share
+from sar3d.vqvae.cameras import rays_of, z_depth
+from sar3d.vqvae.model import VQVAE
+from sar3d.vqvae.quantizer import unpack
+from sar3d.vqvae.volume import Rays, render
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model is measured on: named sets of samples whose supervision it never saw. Picklable."""
+
+    sets: dict[str, Sequence[ViewSample]] = field(default_factory=dict)
+    """By name; sequences may load lazily. `views`: unseen views of training objects. `objects`: unseen objects."""
+    pictures: int = 6
+    """Objects of each set that are drawn."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Renderings of the V supervised views of one sample, from its codes."""
+
+    rgb: Float[Tensor, "V 3 H W"]
+    """In [0, 1] on white."""
+    opacity: Float[Tensor, "V H W"]
+    depth: Float[Tensor, "V H W"]
+    """z-depth: the mean over each ray, divided by the opacity."""
+    normal: Float[Tensor, "V 3 H W"]
+    tokens: Tensor
+    """(1, L)"""
+
+
+@torch.no_grad()
+def reconstruct(model: VQVAE, sample: ViewSample) -> Reconstruction:
+    """Encode a sample's six views to tokens, decode these and render the sample's supervised views."""
+    device = next(model.parameters()).device
+    tokens = model.tokens(sample.encoder_input[None].to(device))
+    field_ = model.field(model.decode_tokens(tokens))
+    cameras = sample.supervision.cameras.to(device)
+    height, width = sample.supervision.mask.shape[-2:]
+    rays = rays_of(cameras, height, width)
+    flat = Rays(*(rearrange(x, "v n c -> 1 (v n) c") for x in (rays.origins, rays.directions)))
+    seen = render(field_, flat, model.config.volume, normals=True)
+    assert seen.normal is not None
+    shape = {"v": len(cameras), "h": height}
+    opacity = rearrange(seen.opacity, "1 (v h w) -> v h w", **shape)
+    distance = rearrange(seen.depth, "1 (v n) -> v n", v=len(cameras))
+    depth = rearrange(z_depth(distance, rays.directions, cameras), "v (h w) -> v h w", h=height)
+    return Reconstruction(
+        rgb=rearrange(seen.rgb, "1 (v h w) c -> v c h w", **shape).clamp(0, 1),
+        opacity=opacity,
+        depth=depth / opacity.clamp_min(1e-4),
+        normal=rearrange(seen.normal, "1 (v h w) c -> v c h w", **shape),
+        tokens=tokens,
+    )
+
+
+def evaluate(model: VQVAE, held_out: HeldOut, perceptual: PerceptualLoss, sync: Sync) -> dict[str, float]:
+    """Metrics `<set>/<metric>` as means over objects, of which each worker measures a part; all workers get the same.
+
+    `psnr` is the whole image on white, `psnr_worst` the worst object's; `white_psnr` and `mean_psnr` are what an empty
+    image and the mean of the set's own true images reach. Usage and perplexity are given per scale and overall.
+    """
+    found: dict[str, float] = {}
+    for name, samples in held_out.sets.items():
+        rows, counts = [], torch.zeros(len(model.config.quantizer.scales), model.config.quantizer.codes)
+        mean = _mean_image(samples)
+        for index in share(len(samples), sync):
+            sample = samples[index]
+            made = reconstruct(model, sample)
+            counts += _counts(model, made.tokens).cpu()
+            rows.append(_row(sample, made, mean, perceptual))
+        rows = [row for part in sync.gather_objects(rows) for row in part]
+        counts = torch.stack(sync.gather_objects(counts)).sum(0)
+        found |= {f"{name}/{metric}": value for metric, value in (_summary(rows) | _codes(model, counts)).items()}
+    return found
+
+
+def _mean_image(samples: Sequence[ViewSample]) -> Tensor:
+    total, count = torch.zeros(()), 0
+    for sample in samples:
+        image = (sample.supervision.image + 1) / 2
+        total, count = total + image.sum(0), count + len(image)
+    return total / max(count, 1)
+
+
+def _row(sample: ViewSample, made: Reconstruction, mean: Tensor, perceptual: PerceptualLoss) -> Row:
+    true = sample.supervision
+    device = made.rgb.device
+    image, alpha, depth = ((true.image + 1) / 2).to(device), true.mask.to(device), true.depth.to(device)
+    shape = depth_error(made.depth, made.opacity, depth, alpha)
+    values = {
+        "psnr": psnr(made.rgb, image),
+        "psnr_foreground": foreground_psnr(made.rgb, image, alpha),
+        "ssim": ssim(made.rgb, image),
+        perceptual.key: perceptual(made.rgb, image),
+        "depth_error": shape.error,
+        "depth_missing": shape.missing,
+        "white_psnr": psnr(torch.ones_like(image), image),
+        "mean_psnr": psnr(mean.to(device).expand_as(image), image),
+    }
+    if true.normal is not None:
+        inside = (alpha > 0.5) & (depth > 0) & (made.opacity > 0.5)
+        values["normal_error"] = normal_error(made.normal, true.normal.to(device), inside)
+    # An object may be out of sight in a view; what cannot be measured there does not count.
+    return {name: float(value.double().nanmean()) for name, value in values.items()}
+
+
+def _summary(rows: Sequence[Row]) -> Row:
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    worst = {"psnr_worst": float(columns["psnr"].min())}
+    return {name: float(np.nanmean(values)) for name, values in columns.items()} | worst
+
+
+def _counts(model: VQVAE, tokens: Tensor) -> Tensor:
+    quantizer = model.config.quantizer
+    return code_counts(unpack(tokens, quantizer.scales), quantizer.codes)
+
+
+def _codes(model: VQVAE, counts: Tensor) -> Row:
+    by_scale = zip(model.config.quantizer.scales, usage(counts), perplexity(counts.long()), strict=True)
+    found = {f"{name}/scale_{n}": float(v) for n, u, p in by_scale for name, v in (("usage", u), ("perplexity", p))}
+    overall = counts.sum(0, keepdim=True)
+    return found | {"usage": float(usage(overall)), "perplexity": float(perplexity(overall.long()))}
+
+
+def draw(model: VQVAE, held_out: HeldOut) -> dict[str, bytes]:
+    """One PNG per set: each object in three rows (true views, their reconstructions, normals), the first of the
+    encoded views at the left.
+    """
+    return {
+        f"reconstructions_{name}.png": _png(
+            torch.cat([_strip(model, samples[i]) for i in _spread(samples, held_out)], 1)
+        )
+        for name, samples in held_out.sets.items()
+        if len(samples)
+    }
+
+
+def _spread(samples: Sequence[ViewSample], held_out: HeldOut) -> Iterator[int]:
+    count = min(held_out.pictures, len(samples))
+    return (i * len(samples) // count for i in range(count))
+
+
+def _strip(model: VQVAE, sample: ViewSample, columns: int = 8) -> Float[Tensor, "3 h w"]:
+    made = reconstruct(model, sample)
+    true = (sample.supervision.image + 1) / 2
+    normals = (made.normal.cpu() + 1) / 2 * made.opacity.cpu()[:, None] + (1 - made.opacity.cpu()[:, None])
+    rows = [true[:columns], made.rgb.cpu()[:columns], normals[:columns]]
+    strips = [rearrange(row, "v c h w -> c h (v w)") for row in rows]
+    gap = torch.ones(3, true.shape[-2], 4)
+    given = input_pictures(sample.encoder_input)[:3]
+    return torch.cat([torch.cat([left, gap, strip], -1) for left, strip in zip(given, strips, strict=True)], 1)
+
+
+def _png(image: Float[Tensor, "3 h w"]) -> bytes:
+    pixels = (rearrange(image.clamp(0, 1), "c h w -> h w c") * 255).round().byte().numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()

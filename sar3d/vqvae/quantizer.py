@@ -1,0 +1,401 @@
+"""Multi-scale residual quantizer with one codebook for all scales and planes (SAR3D section 3.1; SPEC b.3-b.5)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sar3d.errors import UserError
+from sar3d.vqvae.codebook import choose, full_precision, nearest, normal_equations, solve_convolution, spherical_kmeans
+from sar3d.vqvae.config import PLANES, QuantizerConfig
+
+Path = Literal["train", "encode", "generate"]
+"""What codes are looked up for: the reconstruction in training, the tokens, or generation and its teacher forcing."""
+
+_STANDARD_PHI = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+"""φ of each of ten scales. Two entries are ties of the rule in `phi_of_scale`, which rounding would decide."""
+
+_WARM_CALLS = 100
+"""Updates during which the hit averages follow quickly."""
+
+_USED_SHARE = 0.01
+"""A code counts as used above this share of the hits that evenly used codes would have."""
+
+_VECTORS_PER_SCALE = 8192
+"""Residuals of one scale that codes are drawn from: every scale has the same say, however many tokens it has."""
+
+_INITIALISATION_ROUNDS = 2
+"""After the second round the error no longer falls."""
+
+_LLOYD_ITERATIONS = 4
+
+_NO_DIRECTION = 1e-8
+"""Length below which a residual has no direction."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the training path gives for R = B·3 planes."""
+
+    f_hat: Float[Tensor, "R D G G"]
+    """Quantised latent; its gradient passes straight to the latent that was quantised."""
+    loss: Float[Tensor, ""]
+    """Codebook and commitment terms, mean over the scales."""
+    indices: list[Int[Tensor, "R n2"]]
+    """Codes of each scale, row-major."""
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Residual quantisation of latent planes, coarse to fine. Rows are planes: row 3b+p is plane p of object b.
+
+    Under the rule `normalised` every path uses the unit-norm code; under `published` the training path ends with the
+    raw code and the encoding path uses raw codes throughout (SPEC b.4). All arithmetic is float32.
+    """
+
+    hits: Float[Tensor, "S K"]
+    """Moving average of how often one call, over all ranks, uses each code at each scale."""
+    calls: Int[Tensor, ""]
+    """Training calls so far."""
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        spread = 1 / config.codes
+        initial = torch.empty(config.codes, config.dim).uniform_(-spread, spread)
+        self.codebook = nn.Parameter(F.normalize(initial, dim=-1))
+        self.phi = nn.ModuleList(nn.Conv2d(config.dim, config.dim, 3, padding=1) for _ in range(config.phi))
+        self.phi_of_scale = phi_of_scale(len(config.scales), config.phi)
+        self.register_buffer("hits", torch.zeros(len(config.scales), config.codes))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.pending: Tensor | None = None
+        """Hits that wait for `settle`, (S, K); None: every training call moves the averages at once, over all ranks."""
+        for i, n in enumerate(config.scales[:-1]):
+            self.register_buffer(f"pool_{i}", _resampling(self.side, n, "area"), persistent=False)
+            self.register_buffer(f"up_{i}", _resampling(n, self.side, "bicubic"), persistent=False)
+
+    @property
+    def side(self) -> int:
+        """G: side of the latent planes."""
+        return self.config.scales[-1]
+
+    def forward(self, f: Float[Tensor, "R D G G"]) -> Quantized:
+        """Quantise on the training path; in training mode the hit averages move, over all ranks (SPEC b.5).
+
+        Raises:
+            UserError: `f` has another shape than the configuration says.
+        """
+        self._check_latent(f)
+        with full_precision(f.device.type):
+            f = f.float()
+            f_hat, loss, indices = torch.zeros_like(f), f.new_zeros(()), []
+            for found, contribution in self._pyramid(f, "train"):
+                f_hat = f_hat + contribution
+                loss = loss + self.config.beta * F.mse_loss(f_hat.detach(), f) + F.mse_loss(f_hat, f.detach())
+                indices.append(found)
+            if self.training:
+                self._count(indices)
+            # f - f is exactly zero, so the value is f̂ to the bit and the gradient is the identity.
+            return Quantized(f_hat.detach() + (f - f.detach()), loss / len(self.config.scales), indices)
+
+    def encode(self, f: Float[Tensor, "R D G G"]) -> list[Int[Tensor, "R n2"]]:
+        """The tokens of each scale (SPEC b.4, row 2)."""
+        return self.encode_with_f_hat(f)[0]
+
+    @torch.no_grad()
+    def encode_with_f_hat(
+        self, f: Float[Tensor, "R D G G"]
+    ) -> tuple[list[Int[Tensor, "R n2"]], Float[Tensor, "R D G G"]]:
+        """The tokens of each scale, and the quantised latent of the encoding path.
+
+        Raises:
+            UserError: `f` has another shape than the configuration says.
+        """
+        self._check_latent(f)
+        with full_precision(f.device.type):
+            f = f.float()
+            f_hat, indices = torch.zeros_like(f), []
+            for found, contribution in self._pyramid(f, "encode"):
+                f_hat = f_hat + contribution
+                indices.append(found)
+        return indices, f_hat
+
+    def f_hat(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "R D G G"]:
+        """The quantised latent that the tokens stand for: generation and reconstruction (SPEC b.4, row 4).
+
+        Raises:
+            UserError: the tokens are not of this codebook or these scales.
+        """
+        self._check_indices(indices)
+        f_hat = self._empty(indices)
+        for scale, found in enumerate(indices):
+            f_hat = self._add(f_hat, scale, self.code_vectors(scale, found, "generate"))
+        return f_hat
+
+    @torch.no_grad()
+    def next_inputs(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "B M D"]:
+        """Teacher-forcing inputs: before each scale but the first, f̂ so far pooled to that scale (SPEC b.4, row 3).
+
+        In sequence order; M is the number of tokens without the first scale's. The last scale's tokens are not read,
+        but must be there.
+
+        Raises:
+            UserError: the tokens are not of this codebook or these scales.
+        """
+        self._check_indices(indices)
+        f_hat, inputs = self._empty(indices), []
+        for scale, found in enumerate(indices[:-1]):
+            f_hat, following = self.step(f_hat, scale, self.code_vectors(scale, found, "generate"))
+            assert following is not None
+            inputs.append(rearrange(following, "(b p) l d -> b (p l) d", p=PLANES))
+        return torch.cat(inputs, 1)
+
+    def code_vectors(self, scale: int, indices: Int[Tensor, "R n2"], path: Path) -> Float[Tensor, "R n2 D"]:
+        """What a path adds for these codes at this scale: unit codes, or raw ones where the rule says so (SPEC b.4)."""
+        codes = F.embedding(indices, self.codebook)
+        last = scale == len(self.config.scales) - 1
+        raw = self.config.rule == "published" and (path == "encode" or (path == "train" and last))
+        return codes if raw else F.normalize(codes, dim=-1)
+
+    def step(
+        self, f_hat: Float[Tensor, "R D G G"], scale: int, vectors: Float[Tensor, "R n2 D"]
+    ) -> tuple[Float[Tensor, "R D G G"], Float[Tensor, "R m2 D"] | None]:
+        """Add one scale's code vectors to f̂ (zeros before scale 0); also the next scale's input, None after the last."""
+        f_hat = self._add(f_hat, scale, vectors)
+        if scale == len(self.config.scales) - 1:
+            return f_hat, None
+        with full_precision(f_hat.device.type):
+            return f_hat, self._pool(f_hat, scale + 1)
+
+    def usage(self, rows: int | None = None) -> Float[Tensor, " S"]:
+        """Share of the codes in use at each scale: those with more than 1 % of the hits of evenly used codes.
+
+        `rows` is the number of planes in a call, from which the published margin is reckoned; without it the margin
+        follows from the recorded hits themselves (SPEC b.5).
+        """
+        total = self.hits.sum(1)
+        if rows is not None:
+            total = torch.tensor([float(rows * n * n) for n in self.config.scales], device=self.hits.device)
+        margin = total / self.config.codes * _USED_SHARE
+        return (self.hits > margin[:, None]).float().mean(1)
+
+    def perplexity(self) -> Float[Tensor, " S"]:
+        """exp(entropy) of the recorded hits at each scale: the number of codes that evenly used ones would be."""
+        share = self.hits / self.hits.sum(1, keepdim=True).clamp_min(torch.finfo(self.hits.dtype).tiny)
+        return torch.special.entr(share).sum(1).exp()
+
+    @torch.no_grad()
+    def initialise(self, f: Float[Tensor, "R D G G"], generator: torch.Generator) -> None:
+        """Codes and φ from data: k-means on the directions of pooled residuals, and φ by least squares.
+
+        Unit codes carry no length; the fitted φ give each scale the length its residuals have, so that latents of any
+        magnitude are quantised well at once. The residuals depend on the codes, so collecting and clustering
+        alternate. Every code becomes a unit vector and the hits begin anew; with fewer residuals than codes the rest
+        keep their directions. Equal inputs give equal codes; on several ranks give every rank the same.
+
+        Raises:
+            UserError: `f` has another shape than the configuration says, or is zero throughout.
+        """
+        self._check_latent(f)
+        with full_precision(f.device.type):
+            self.codebook.copy_(F.normalize(self.codebook, dim=-1))
+            for round_ in range(_INITIALISATION_ROUNDS):
+                vectors = self._residual_directions(f.float(), generator)
+                if round_ == 0:
+                    first = choose(vectors, self.config.codes, generator)
+                    self.codebook[: len(first)] = first
+                self.codebook.copy_(spherical_kmeans(vectors, self.codebook, _LLOYD_ITERATIONS))
+                if self.config.phi_ratio:
+                    self._fit_phi(f.float())
+        self.hits.zero_()
+        self.calls.zero_()
+
+    @torch.no_grad()
+    def replace_dead(self, f: Float[Tensor, "R D G G"], threshold: float, generator: torch.Generator) -> int:
+        """Give codes with fewer than `threshold` hits a call, over all scales, directions of residuals of `f`.
+
+        Returns how many were replaced. A replaced code starts from `threshold` hits. On several ranks give every
+        rank the same `f` and generator.
+
+        Raises:
+            UserError: `f` has another shape than the configuration says, or is zero throughout.
+        """
+        self._check_latent(f)
+        dead = (self.hits.sum(0) < threshold).nonzero().flatten()
+        if not len(dead):
+            return 0
+        with full_precision(f.device.type):
+            vectors = choose(self._residual_directions(f.float(), generator), len(dead), generator)
+        dead = dead[: len(vectors)]
+        self.codebook[dead] = vectors
+        self.hits[:, dead] = threshold / len(self.config.scales)
+        return len(dead)
+
+    def _pyramid(self, f: Tensor, path: Path) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each scale the codes nearest to the pooled residual, and what they add to f̂."""
+        residual, unit = f.detach(), F.normalize(self.codebook.detach(), dim=-1)
+        for scale in range(len(self.config.scales)):
+            found = self._search(residual, scale, unit)
+            contribution = self._contribution(scale, self.code_vectors(scale, found, path))
+            residual = residual - contribution.detach()
+            yield found, contribution
+
+    def _search(self, residual: Tensor, scale: int, unit: Tensor) -> Tensor:
+        """(R, n²) indices of the unit codes nearest in direction to the pooled residual."""
+        pooled = F.normalize(self._pool(residual, scale), dim=-1)
+        return nearest(rearrange(pooled, "r l d -> (r l) d"), unit).view(pooled.shape[:2])
+
+    def _pool(self, planes: Tensor, scale: int) -> Tensor:
+        """(R, D, G, G) averaged by area to (R, n², D); the last scale is not pooled."""
+        flat = planes.flatten(2)
+        if scale < len(self.config.scales) - 1:
+            flat = flat @ self.get_buffer(f"pool_{scale}")
+        return rearrange(flat, "r d l -> r l d")
+
+    def _contribution(self, scale: int, vectors: Tensor) -> Tensor:
+        """φ of the enlarged code vectors: (R, n², D) to (R, D, G, G)."""
+        planes, ratio = self._enlarge(vectors, scale), self.config.phi_ratio
+        return planes * (1 - ratio) + self.phi[self.phi_of_scale[scale]](planes) * ratio
+
+    def _enlarge(self, vectors: Tensor, scale: int) -> Tensor:
+        """(R, n², D) enlarged bicubically to (R, D, G, G); the last scale is not enlarged."""
+        flat = rearrange(vectors, "r l d -> r d l")
+        if scale < len(self.config.scales) - 1:
+            flat = flat @ self.get_buffer(f"up_{scale}")
+        return rearrange(flat, "r d (h w) -> r d h w", h=self.side)
+
+    def _add(self, f_hat: Tensor, scale: int, vectors: Tensor) -> Tensor:
+        with full_precision(f_hat.device.type):
+            return f_hat + self._contribution(scale, vectors)
+
+    def _empty(self, indices: Sequence[Tensor]) -> Tensor:
+        return self.codebook.new_zeros(len(indices[0]), self.config.dim, self.side, self.side)
+
+    @torch.no_grad()
+    def _count(self, indices: Sequence[Tensor]) -> None:
+        """Count one call's hits; unless they are to wait for `settle`, move the averages by them."""
+        offsets = torch.arange(len(indices), device=self.hits.device) * self.config.codes
+        flat = torch.cat([found.flatten() + offset for found, offset in zip(indices, offsets, strict=True)])
+        ones = torch.ones_like(flat, dtype=self.hits.dtype)
+        counts = torch.zeros_like(self.hits).view(-1).index_add_(0, flat, ones).view_as(self.hits)
+        if self.pending is not None:
+            self.pending = self.pending.to(counts.device) + counts
+            return
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        self._move(counts)
+
+    def defer(self) -> None:
+        """Let hits wait for `settle`: micro-batches and workers then count as one call, however many there are."""
+        self.pending = torch.zeros_like(self.hits)
+
+    @torch.no_grad()
+    def settle(self, total: Float[Tensor, "S K"]) -> None:
+        """Move the hit averages by one call's `total`, that of all workers, and forget what was pending."""
+        self._move(total)
+        self.defer()
+
+    def _move(self, counts: Float[Tensor, "S K"]) -> None:
+        """Move the hit averages by one call; the first call sets them."""
+        updates = self.calls.expand(len(counts))
+        if self.config.rule == "published":
+            # The published counter advances at every scale, not at every call.
+            updates = self.calls * len(counts) + torch.arange(len(counts), device=self.calls.device)
+        keep = torch.where(updates == 0, 0.0, torch.where(updates < _WARM_CALLS, 0.9, 0.99))[:, None]
+        self.hits.copy_(keep * self.hits + (1 - keep) * counts)
+        self.calls += 1
+
+    def _fit_phi(self, f: Tensor) -> None:
+        """Set each φ to the least-squares map from its enlarged codes to the residuals they are to cancel."""
+        residual, ratio, unit = f, self.config.phi_ratio, F.normalize(self.codebook, dim=-1)
+        systems: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.phi]
+        for scale, chosen in enumerate(self.phi_of_scale):
+            vectors = self.code_vectors(scale, self._search(residual, scale, unit), "train")
+            planes = self._enlarge(vectors, scale)
+            systems[chosen].append(normal_equations(planes, (residual - planes * (1 - ratio)) / ratio))
+            # Solved anew at each of its scales, so that the finer ones meet residuals that a fitted φ leaves.
+            weight, bias = solve_convolution(systems[chosen])
+            self.phi[chosen].load_state_dict({"weight": weight, "bias": bias})
+            residual = residual - self._contribution(scale, vectors)
+
+    def _residual_directions(self, f: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, D) unit residuals under the present codes, up to `_VECTORS_PER_SCALE` from each scale."""
+        if f.abs().max() < _NO_DIRECTION:
+            raise UserError("the codebook cannot be set from latents that are zero throughout; train the encoder first")
+        collected, residual = [], f
+        for scale, (_, contribution) in enumerate(self._pyramid(f, "train")):
+            pooled = rearrange(self._pool(residual, scale), "r l d -> (r l) d")
+            pooled = pooled[pooled.norm(dim=1) > _NO_DIRECTION]
+            collected.append(choose(F.normalize(pooled, dim=1), _VECTORS_PER_SCALE, generator))
+            residual = residual - contribution
+        return torch.cat(collected)
+
+    def _check_latent(self, f: Tensor) -> None:
+        wanted = (self.config.dim, self.side, self.side)
+        if f.dim() != 4 or tuple(f.shape[1:]) != wanted:
+            raise UserError(
+                f"the quantizer takes latent planes of shape {wanted}, not {tuple(f.shape[1:])}; use the encoder it was "
+                "configured with"
+            )
+
+    def _check_indices(self, indices: Sequence[Tensor]) -> None:
+        lengths = [found.shape[1] for found in indices]
+        wanted = [n * n for n in self.config.scales]
+        if lengths != wanted:
+            raise UserError(
+                f"tokens of {lengths} per plane and scale do not fit this tokenizer, which has {wanted}; use the "
+                "tokenizer that made them"
+            )
+        low, high = torch.cat([found.flatten() for found in indices]).aminmax()
+        if low < 0 or high >= self.config.codes:
+            raise UserError(
+                f"tokens from {int(low)} to {int(high)} are not of this codebook of {self.config.codes} codes; "
+                "use the tokenizer that made them"
+            )
+
+
+def pack(indices: Sequence[Int[Tensor, "R n2"]]) -> Int[Tensor, "B L"]:
+    """Tokens in sequence order: scale after scale, in it plane after plane, in it row-major (SPEC e.2)."""
+    return torch.cat([rearrange(found, "(b p) l -> b (p l)", p=PLANES) for found in indices], 1)
+
+
+def unpack(tokens: Int[Tensor, "B L"], scales: Sequence[int]) -> list[Int[Tensor, "R n2"]]:
+    """The inverse of `pack`.
+
+    Raises:
+        UserError: the sequences are not as long as the scales say.
+    """
+    lengths = [PLANES * n * n for n in scales]
+    if tokens.dim() != 2 or tokens.shape[1] != sum(lengths):
+        raise UserError(
+            f"tokens of shape {tuple(tokens.shape)} do not fit this tokenizer: an object has {sum(lengths)} of them; "
+            "use the tokenizer that made them"
+        )
+    parts = tokens.long().split(lengths, 1)
+    return [rearrange(part, "b (p l) -> (b p) l", p=PLANES) for part in parts]
+
+
+def phi_of_scale(scales: int, convolutions: int) -> tuple[int, ...]:
+    """Which φ serves each scale: the one whose tick lies nearest to the scale's place in [0, 1] (SPEC b.3)."""
+    if (scales, convolutions) == (len(_STANDARD_PHI), 4):
+        return _STANDARD_PHI
+    margin = 1 / (3 * convolutions)
+    ticks = np.linspace(margin, 1 - margin, convolutions)
+    places = np.arange(scales) / max(1, scales - 1)
+    return tuple(np.abs(ticks - places[:, None]).argmin(1).tolist())
+
+
+def _resampling(source: int, target: int, mode: str) -> Tensor:
+    """(source², target²) matrix of a linear resampling of square maps.
+
+    One matrix product is faster than the library's resampling here and, unlike it, has a deterministic gradient on
+    a GPU.
+    """
+    basis = torch.eye(source * source).view(source * source, 1, source, source)
+    return F.interpolate(basis, (target, target), mode=mode).flatten(1)
