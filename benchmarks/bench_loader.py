@@ -34,9 +34,13 @@ from sar3d.data.order import permutation
 from sar3d.data.samples import Targets, encoder_channels, view_targets
 from sar3d.data.token_dataset import TokenDataConfig, TokenDataset
 from sar3d.data.tokens import token_row, tokens_schema
-from sar3d.data.view_dataset import ViewDataConfig, ViewDataset
+from sar3d.data.view_config import ViewDataConfig
+from sar3d.data.view_dataset import ViewDataset
 from sar3d.data.views import EncodedView, Views, decode_row, encode_view, read_views, view_row, views_schema
 from sar3d.geometry import camera_rays, intrinsics, look_at, spherical_to_cartesian
+from sar3d.training.feed import feed
+from sar3d.training.seeds import SampleKey
+from sar3d.training.settings import TrainSettings
 from sar3d.training.task import move
 
 VIEWS = 12
@@ -219,7 +223,7 @@ def bench_views(size: Size, folder: Path, device: str, threads: int, given: list
         say(f"views {what}: one folder per chunk {1 / plain_time:7.1f} groups/s, ours {1 / our_time:7.1f} groups/s")
         say(f"views {what}: ratio {plain_time / our_time:.2f}")
     report_losses(files, chunks, truth)
-    report_bytes(files, batch)
+    report_bytes(files)
 
 
 def write_both(size: Size, folder: Path, given: list[str]) -> tuple[list[str], list[Path], Views]:
@@ -254,16 +258,19 @@ def report_losses(files: list[str], chunks: list[Path], truth: Views) -> None:
         say(f"views, worst error: {name}: depth {depth:.5f}, alpha {alpha:.0f} of 255")
 
 
-def report_bytes(files: list[str], batch: int) -> None:
+def report_bytes(files: list[str]) -> None:
+    """The second epoch of two workers, one lane each."""
     config = ViewDataConfig(supervise=1, cache_decoded=False, keep_bytes=0, val=0.0, test=0.0)
     fetched, used = 0, 0
     for rank in range(2):
         dataset = ViewDataset(files, config=config, split="all")
-        before, used = dataset.bytes_fetched, dataset.index.weight
-        steps = dataset.batches(dataset.order(0, batch, lanes=2, window=1), rank=rank, world=2, prefetch=0)
-        for _ in itertools.islice(steps, max(1, dataset.size // batch - 9)):
-            pass
-        fetched += dataset.bytes_fetched - before
+        used, epoch = dataset.index.weight, dataset.size // 2
+        with closing(dataset.batches(dataset.order(0, 2, 2, 1), rank=rank, world=2, prefetch=0)) as steps:
+            # Reading ahead is as far into the next epoch after the second as after the first.
+            list(itertools.islice(steps, epoch))
+            before = dataset.bytes_fetched
+            list(itertools.islice(steps, epoch))
+            fetched += dataset.bytes_fetched - before
     say(f"views, bytes fetched in an epoch by 2 workers / bytes of the dataset: {fetched / used:.2f}")
 
 
@@ -294,30 +301,45 @@ def write_tokens(size: Size, folder: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
+class Stacked:
+    """The part of a task that makes batches."""
+
+    name = "stacked"
+
+    def collate(self, samples: list[Any], step: int, keys: list[SampleKey]) -> list[torch.Tensor]:
+        return [torch.stack([getattr(s, name) for s in samples]) for name in ("codes", "condition", "pooled")]
+
+
 def bench_tokens(size: Size, folder: Path, device: str, threads: int) -> None:
+    """A consumer that takes 5 ms per sample, behind the feed that training uses."""
     tokens, conditions = write_tokens(size, folder)
     config = TokenDataConfig(condition="image", keep_bytes=0, threads=threads, val=0.0, test=0.0)
-    dataset = TokenDataset([tokens], [conditions], config, split="all")
-    batch = 16
+    dataset: Any = TokenDataset([tokens], [conditions], config, split="all")
     # Few lanes with small windows, so that what was read is soon let go and read again, as in a large dataset.
-    steps = dataset.batches(dataset.order(0, batch, lanes=4, window=1), prefetch=4)
-    next(steps)
-    before = dataset.bytes_fetched
-    waited, began, count = 0.0, time.perf_counter(), 0
-    while time.perf_counter() - began < size.seconds:
-        asked = time.perf_counter()
-        _, some = next(steps)
-        waited += time.perf_counter() - asked
-        move([(sample.codes, sample.condition, sample.pooled) for _, sample in some], device)
-        count += batch
-        time.sleep(max(0.0, began + count / RATE - time.perf_counter()))
-    total = time.perf_counter() - began
+    settings = TrainSettings(batch=16, lanes=4, window=1, prefetch=4)
+    waited, count = 0.0, 0
+    task: Any = Stacked()
+    with closing(feed(task, dataset, settings, 0, 0, 1, pin=device != "cpu")) as steps:
+        next(steps)
+        before, began = dataset.bytes_fetched, time.perf_counter()
+        while time.perf_counter() - began < size.seconds:
+            _, batches, seconds = next(steps)
+            waited += seconds
+            move(batches, device)
+            count += settings.batch
+            time.sleep(max(0.0, began + count / RATE - time.perf_counter()))
+        total = time.perf_counter() - began
+    read = (dataset.bytes_fetched - before) / total / 1e6
     say(
-        f"codes + conditions: {count / total:.0f} samples/s asked for, data wait {100 * waited / total:.2f} % of the time"
+        f"codes + conditions: {count / total:.0f} samples/s, {read:.0f} MB/s read, data wait {100 * waited / total:.2f} %"
     )
-    free = seconds_per_sample(steps, max(4, size.token_rows // batch), batch, lambda some: some)
+    steps_read, began = max(4, size.token_rows // 16), time.process_time()
+    with closing(dataset.batches(dataset.order(0, 16, 4, 1))) as free_steps:
+        free = seconds_per_sample(free_steps, steps_read, 16, lambda some: some)
+    busy = 1e3 * (time.process_time() - began) / steps_read / 16
     say(
-        f"codes + conditions: {1 / free:.0f} samples/s without a consumer, ratio to the {RATE} wanted {1 / free / RATE:.1f}"
+        f"codes + conditions: {1 / free:.0f} samples/s without a consumer, {1 / free / RATE:.1f} x the {RATE} wanted, "
+        f"{busy:.2f} ms of CPU each"
     )
 
 

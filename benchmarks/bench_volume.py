@@ -202,15 +202,17 @@ def synchronise(device: torch.device | str) -> None:
 
 
 def peak_memory(device: torch.device | str, work: Callable[[], Result]) -> tuple[Result, float]:
-    """What `work` gives, and the megabytes held at most while it ran, above what was held before."""
+    """What `work` gives, and the megabytes the process held at most while it ran: resident, or on the GPU.
+
+    Not above what was held before: freed memory that the allocator keeps would then count as nothing.
+    """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
         result = work()
-        return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
+        return result, torch.cuda.max_memory_allocated(device) / 1e6
     statistics, page = Path("/proc/self/statm"), resource.getpagesize()
-    before = highest = int(statistics.read_text().split()[1]) * page
+    highest = int(statistics.read_text().split()[1]) * page
     done = threading.Event()
 
     def watch() -> None:
@@ -225,7 +227,7 @@ def peak_memory(device: torch.device | str, work: Callable[[], Result]) -> tuple
     finally:
         done.set()
         watcher.join()
-    return result, (highest - before) / 1e6
+    return result, highest / 1e6
 
 
 if __name__ == "__main__":

@@ -82,9 +82,7 @@ class CacheConditionsStage(Stage[CacheConditionsConfig]):
         for kind, encoder in ids.items():
             yield {"uid": f"empty/{kind}", "kind": f"empty {kind}", "encoder": encoder}
         if "text" in ids:
-            for row in read_rows(context.inputs["download"], ["uid", "sha256", "captions"]):
-                if row["captions"]:
-                    yield {**row, "uid": f"{row['uid']}/text", "kind": "text", "encoder": ids["text"]}
+            yield from _captions(context.inputs["download"], ids["text"], say)
         if "image" in ids:
             for item in view_items(context.inputs[context.config.views]):
                 yield {**item, "uid": f"{item['uid']}/image", "kind": "image", "encoder": ids["image"]}
@@ -127,22 +125,32 @@ class CacheConditionsStage(Stage[CacheConditionsConfig]):
         """The empty conditions apart, as `empty_<kind>.npz` with `tokens` (N, C) and `pooled` (C')."""
         from sar3d.data.conditions import decode_condition
 
-        found = {}
+        found: dict[str, bytes] = {}
         for row in rows_of(output, {EMPTY}):
             condition = decode_condition(row)
             buffer = io.BytesIO()
             np.savez(buffer, tokens=condition.tokens, pooled=condition.pooled)
             found[f"empty_{condition.kind}.npz"] = buffer.getvalue()
+            if len(found) == len(context.config.encoders()):  # they are listed first; the rest need not be searched
+                break
         return found
 
     def summary(self, context: Context[CacheConditionsConfig], output: Output) -> dict[str, float]:
-        counts = {f"{kind}_conditions": 0.0 for kind in context.config.encoders()}
-        for row in read_rows(output, ["uid", "kind"]):
-            counts[f"{row['kind']}_conditions"] += row["uid"] != EMPTY
-        if "download" in context.inputs:
-            captions = (row["captions"] for row in read_rows(context.inputs["download"], ["captions"]))
-            counts["objects_without_caption"] = float(sum(not found for found in captions))
-        return counts
+        rows = (output.manifest() or {})["rows"]
+        return {"conditions": float(rows - len(context.config.encoders()))}
+
+
+def _captions(objects: Output, encoder: str, say: Say) -> Iterator[Item]:
+    """One item per object that has captions; says at the end how many have none."""
+    count = without = 0
+    for row in read_rows(objects, ["uid", "sha256", "captions"]):
+        count += 1
+        if row["captions"]:
+            yield {**row, "uid": f"{row['uid']}/text", "kind": "text", "encoder": encoder}
+        else:
+            without += 1
+    if without:
+        say(f"cache_conditions: {without:,} of {count:,} objects have no caption and get no text condition")
 
 
 def encoder_ids(config: CacheConditionsConfig) -> dict[str, str]:

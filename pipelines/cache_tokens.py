@@ -123,9 +123,10 @@ def check_views(views: Output, config: VQVAEConfig, stage: str) -> None:
     """Raise `UserError` unless a VQVAE of this configuration can encode these views."""
     found = view_metadata(views).get("resolution")
     if found is not None and int(found) != config.resolution:
+        again = f"render them with render.resolution={config.resolution}, or " if views.stage == "render" else ""
         raise UserError(
             f"the views of {views.stage} are {found} pixels wide and the VQVAE takes {config.resolution}: "
-            f"render them with render.resolution={config.resolution}, or name a model for {found} pixels ({stage}.model)"
+            f"{again}name a model for {found} pixels ({stage}.model)"
         )
 
 

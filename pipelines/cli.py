@@ -1,4 +1,4 @@
-"""The command line: `sar3d <stage>`, `sar3d run`, `sar3d status`, `sar3d gc`."""
+"""The command line: `sar3d <stage>`, `sar3d run`, `sar3d status`, `sar3d gc`, `sar3d verify`, `sar3d convert`."""
 
 import argparse
 import json
@@ -40,6 +40,7 @@ def entry() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pipelines import convert, verify
     from pipelines.registry import STAGES
 
     parser = argparse.ArgumentParser(
@@ -52,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         _work_options(sub)
         sub.set_defaults(stage=stage.name)
     _work_options(_command(commands, "run", "run the configuration's stages, in order", _run))
+    verify.add_command(commands)
+    convert.add_command(commands)
     status = _command(
         commands, "status", "what there is under a root: stages, states, counts, failures, times", _status
     )

@@ -18,6 +18,7 @@ from pipelines.runtime.cluster import ClusterConfig, in_job
 from pipelines.runtime.store import is_remote
 from pipelines.runtime.tracking import TrackingConfig
 from pipelines.sources.config import DownloadConfig
+from pipelines.train_vqvae import TrainVQVAEConfig
 from sar3d.errors import UserError
 
 
@@ -36,6 +37,7 @@ class PipelineConfig:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
     import_chunks: ImportChunksConfig = field(default_factory=ImportChunksConfig)
+    train_vqvae: TrainVQVAEConfig = field(default_factory=TrainVQVAEConfig)
     cache_tokens: CacheTokensConfig = field(default_factory=CacheTokensConfig)
     cache_conditions: CacheConditionsConfig = field(default_factory=CacheConditionsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -128,6 +130,9 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         download = replace(download, objaverse=replace(download.objaverse, uids_file=uids_file))
     if chunks.path:
         chunks = replace(chunks, path=absolute(chunks.path, "import_chunks.path"))
+    vqvae = config.train_vqvae
+    if vqvae.init_from:
+        vqvae = replace(vqvae, init_from=absolute(vqvae.init_from, "train_vqvae.init_from"))
     tokens = config.cache_tokens
     if tokens.model:
         tokens = replace(tokens, model=absolute(tokens.model, "cache_tokens.model"))
@@ -148,6 +153,7 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         root=root,
         download=download,
         import_chunks=chunks,
+        train_vqvae=vqvae,
         cache_tokens=tokens,
         cache_conditions=conditions,
     )

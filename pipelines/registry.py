@@ -2,9 +2,22 @@
 
 from typing import Any
 
+from pipelines.cache_conditions import CacheConditionsStage
+from pipelines.cache_tokens import CacheTokensStage
 from pipelines.download import DownloadStage
 from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
 from pipelines.runtime.stage import StageBase
+from pipelines.train_vqvae import TrainVQVAEStage
 
-STAGES: dict[str, StageBase[Any]] = {s.name: s for s in (DownloadStage(), RenderStage(), ImportChunksStage())}
+STAGES: dict[str, StageBase[Any]] = {
+    stage.name: stage
+    for stage in (
+        DownloadStage(),
+        RenderStage(),
+        ImportChunksStage(),
+        TrainVQVAEStage(),
+        CacheTokensStage(),
+        CacheConditionsStage(),
+    )
+}

@@ -52,6 +52,14 @@ def _table(reports: list[StageReport]) -> Table:
     return table
 
 
+def _pictures(store: Store) -> list[str]:
+    """An output's contact sheet, or what a training drew last."""
+    names = [name for name in store.names("artifacts") if name.endswith(".png")]
+    drawn = max((name.split("/")[1] for name in names if "/step-" in name), default=None)
+    wanted = "artifacts/contact_sheet.png" if drawn is None else f"artifacts/{drawn}/"
+    return [store.address(name) for name in names if name.startswith(wanted)]
+
+
 def _where(config: Any, reports: list[StageReport]) -> None:
     """Say where everything is and how to look at it."""
     store = Store(config.root)
@@ -60,9 +68,8 @@ def _where(config: Any, reports: list[StageReport]) -> None:
         say(f"{r.stage}: {r.url}/ (manifest.json, {content})")
         if r.failures:
             say(f"  {r.failures} failures, with reasons: {r.url}/failures.parquet")
-        sheet = f"{r.stage}/{r.fingerprint}/artifacts/contact_sheet.png"
-        if store.exists(sheet):
-            say(f"  contact sheet, open it with any picture viewer: {store.address(sheet)}")
+        for picture in _pictures(store.at(r.stage, r.fingerprint)):
+            say(f"  open it with any picture viewer: {picture}")
     where = place(config)
     if where is None:
         return

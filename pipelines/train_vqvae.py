@@ -87,8 +87,12 @@ def _dataset(views: Output, task: "VQVAETask", config: TrainVQVAEConfig, split: 
     return ViewDataset(views.files(), task.model_config.resolution, config.data, split=split)
 
 
-def _held_out(views: Output, task: VQVAETask, config: TrainVQVAEConfig, train: ViewDataset) -> dict[str, ShownSamples]:
+def _held_out(
+    views: Output, task: "VQVAETask", config: TrainVQVAEConfig, train: "ViewDataset"
+) -> "dict[str, ShownSamples]":
     """`views`: unseen views of training objects, where the data hold some out; `objects`: the validating objects."""
+    from sar3d.data.shown import ShownSamples
+
     sets = {}
     if config.data.held_out or config.data.held_out_views:
         sets["views"] = ShownSamples(train, "held_out", config.evaluate_objects)

@@ -101,7 +101,7 @@ def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, li
 
 
 def _stack(tokeniser: Tokeniser, views: list[Tensor]) -> Tensor:
-    stacked = torch.stack(views)
+    stacked = torch.stack(views) if len(views) > 1 else views[0][None]  # one needs no copy
     return stacked.pin_memory() if tokeniser.device.type == "cuda" else stacked
 
 

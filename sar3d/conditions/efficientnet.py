@@ -30,7 +30,7 @@ class EfficientNetEncoder(ImageConditions):
 
     def __init__(self, file: Path, id: str, device: torch.device) -> None:
         """Raises `UserError` for a file that holds other weights."""
-        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+        from efficientnet_lite_pytorch import EfficientNet
 
         self.id = id
         self.model: Any = EfficientNet.from_name("efficientnet-lite0")

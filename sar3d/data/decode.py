@@ -34,7 +34,7 @@ def read_png(content: bytes | memoryview) -> tuple[Pixels, dict[str, str]]:
         plain = bits in (8, 16) and kind in (_GREY, _RGB) and not interlaced and not (bits == 16 and kind == _RGB)
         pixels = _unfiltered(compressed, height, width, bits, 3 if kind == _RGB else 1) if plain else None
         return (_any_png(data) if pixels is None else pixels), texts
-    except (struct.error, _InflateError, OSError, SyntaxError, IndexError) as error:
+    except (struct.error, _InflateError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"it cannot be decoded ({error})") from error
 
 
@@ -59,9 +59,10 @@ def _chunks(data: memoryview) -> tuple[memoryview, dict[str, str], memoryview | 
 def _unfiltered(compressed: memoryview | bytes, height: int, width: int, bits: int, channels: int) -> Pixels | None:
     """The pixels where every line has the filter `none`, or every line `up`; else None."""
     line = width * channels * bits // 8
-    # The size bounds the first allocation only; what a broken header claims is compared before it is believed.
-    raw = zlib_ng.decompress(compressed, bufsize=min(height * (line + 1), 1 << 26))
-    if len(raw) != height * (line + 1):
+    # What a broken header claims is no reason to allocate it: the inflated bytes are, and they end at the claim.
+    inflate = zlib_ng.decompressobj()
+    raw = inflate.decompress(compressed, height * (line + 1) + 1)
+    if len(raw) != height * (line + 1) or not inflate.eof:
         raise ValueError("its pixels are fewer or more than its header says")
     lines = np.frombuffer(raw, np.uint8).reshape(height, line + 1)
     filters = lines[:, 0]

@@ -1,5 +1,6 @@
 """Batches made ahead in threads: row groups are fetched some steps before the samples in them are decoded."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,8 +100,8 @@ def batches(
         try:
             for step in range(start, start + prefetch):
                 begin(step)
-            while True:
-                begin(ready[-1][0] + 1 if ready else start)
+            for following in itertools.count(start + prefetch):
+                begin(following)
                 step, futures = ready.popleft()
                 yield step, [(name, future.result()) for name, future in futures]
                 holdings.drop(step)

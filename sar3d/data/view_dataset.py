@@ -3,8 +3,8 @@
 import os
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,54 +16,15 @@ from sar3d.data.prefetch import batches
 from sar3d.data.row_index import RowIndex, Selection, SplitName, build_index
 from sar3d.data.rowgroups import Key, ParquetFiles, Shelf
 from sar3d.data.samples import ENCODER_VIEWS, Targets
+from sar3d.data.view_config import ViewDataConfig
 from sar3d.data.view_rows import TARGET_COLUMNS, Decoded, Place, StoredRows, decode_encoder, decode_targets, stored_rows
 from sar3d.data.views import FORMAT, FORMAT_VERSION
 from sar3d.errors import ObjectError, UserError
 from sar3d.training.seeds import SampleKey
 
-Unit = Literal["group", "object", "published"]
 Shown = Literal["supervision", "held_out", "all"]
 _CHOICE = 3
 """Names the stream that picks supervising views."""
-
-
-@dataclass(frozen=True)
-class ViewDataConfig:
-    """How view groups become samples."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    unit: Unit = "group"
-    """`group`: encode the first 6 views of a row, supervise by all of the row. `object`: supervise by every different
-    view of the object. `published`: each row of 12 gives two samples, one per half: encode it, supervise by the other
-    half and then by itself (SPEC a.3, c.4)."""
-    supervise: int | None = None
-    """Supervising views drawn anew for each sample; none for all of them. Only these are decoded."""
-    normals: bool = True
-    """Read the normals too."""
-    held_out: int = 0
-    """Views per object, never encoded in any of its groups, that never supervise; which ones differs by object."""
-    held_out_views: tuple[int, ...] = ()
-    """Ids of views that never supervise, the same for every object; none may be an encoder view."""
-    val: float = 0.02
-    """Share of the objects that validate."""
-    test: float = 0.02
-    """Share of the objects that test."""
-    cache_decoded: bool | Literal["auto"] = field(default="auto", metadata={"identity": False})
-    """Keep decoded samples in memory; `auto` where all of them fit into `cache_bytes`."""
-    cache_bytes: int = field(default=2 << 30, metadata={"identity": False})
-    """Memory for decoded samples on each worker."""
-    keep_bytes: int = field(default=512 << 20, metadata={"identity": False})
-    """Memory, on each worker, for row groups that may be needed again. A dataset of half this size is shuffled as a
-    whole."""
-    threads: int = field(default=2, metadata={"identity": False})
-    """Threads that decode on each worker."""
-
-    def __post_init__(self) -> None:
-        if self.supervise is not None and self.supervise < 1:
-            raise UserError(f"supervise={self.supervise} leaves no view to compare with: give 1 or more")
-        if self.unit == "published" and (self.supervise or self.held_out or self.held_out_views):
-            raise UserError("the published samples use all 12 views of a row: give no supervise and hold out no views")
 
 
 @dataclass(frozen=True)

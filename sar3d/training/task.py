@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sar3d.data.order import Order
@@ -31,7 +33,7 @@ class Dataset(Protocol):
     """Training data, picklable."""
 
     @property
-    def sizes(self) -> Sequence[int]:
+    def sizes(self) -> Sequence[int] | NDArray[np.int64]:
         """Samples in each block (row group); they fix the order, see `sar3d.data.order.Order`."""
         ...
 

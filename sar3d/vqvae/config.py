@@ -153,12 +153,12 @@ class VQVAEConfig:
 PRESETS: dict[str, VQVAEConfig] = {
     "tiny": VQVAEConfig(
         resolution=64,
-        encoder=EncoderConfig(channels=32, multipliers=(1, 2), blocks=1, attention_width=64, attention_heads=4),
+        encoder=EncoderConfig(channels=32, multipliers=(1,), blocks=1, attention_width=32, attention_heads=1),
         quantizer=QuantizerConfig(codes=1024),
         decoder=DecoderConfig(
-            width=128,
+            width=96,
             depth=2,
-            heads=4,
+            heads=1,
             multipliers=(1, 1),
             blocks=1,
             plane_channels=16,

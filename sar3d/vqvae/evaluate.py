@@ -1,7 +1,7 @@
 """How good is a VQVAE: reconstruction of views it was not given, use of its codes, and pictures of both."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from sar3d.data.samples import input_pictures
 from sar3d.data.view_dataset import ViewSample
@@ -30,7 +31,7 @@ Row = dict[str, float]
 class HeldOut:
     """What a model is measured on: named sets of samples whose supervision it never saw. Picklable."""
 
-    sets: dict[str, Sequence[ViewSample]] = field(default_factory=dict)
+    sets: Mapping[str, Sequence[ViewSample]] = field(default_factory=dict)
     """By name; sequences may load lazily. `views`: unseen views of training objects. `objects`: unseen objects."""
     pictures: int = 6
     """Objects of each set that are drawn."""
@@ -78,8 +79,9 @@ def reconstruct(model: VQVAE, sample: ViewSample) -> Reconstruction:
 def evaluate(model: VQVAE, held_out: HeldOut, perceptual: PerceptualLoss, sync: Sync) -> dict[str, float]:
     """Metrics `<set>/<metric>` as means over objects, of which each worker measures a part; all workers get the same.
 
-    `psnr` is the whole image on white, `psnr_worst` the worst object's; `white_psnr` and `mean_psnr` are what an empty
-    image and the mean of the set's own true images reach. Usage and perplexity are given per scale and overall.
+    `psnr` is the mean over images, of the whole image on white; `psnr_pooled` that of the mean squared error of all
+    images; `psnr_worst` the worst object's. `white_psnr` and `mean_psnr` are what an empty image and the mean of the
+    set's own true images reach. Usage and perplexity are given per scale and overall.
     """
     found: dict[str, float] = {}
     for name, samples in held_out.sets.items():
@@ -111,6 +113,7 @@ def _row(sample: ViewSample, made: Reconstruction, mean: Tensor, perceptual: Per
     shape = depth_error(made.depth, made.opacity, depth, alpha)
     values = {
         "psnr": psnr(made.rgb, image),
+        "mse": (made.rgb - image).square().mean((1, 2, 3)),
         "psnr_foreground": foreground_psnr(made.rgb, image, alpha),
         "ssim": ssim(made.rgb, image),
         perceptual.key: perceptual(made.rgb, image),
@@ -128,8 +131,9 @@ def _row(sample: ViewSample, made: Reconstruction, mean: Tensor, perceptual: Per
 
 def _summary(rows: Sequence[Row]) -> Row:
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    worst = {"psnr_worst": float(columns["psnr"].min())}
-    return {name: float(np.nanmean(values)) for name, values in columns.items()} | worst
+    found = {name: float(np.nanmean(values)) for name, values in columns.items()}
+    pooled = -10 * float(np.log10(found.pop("mse")))
+    return found | {"psnr_worst": float(columns["psnr"].min()), "psnr_pooled": pooled}
 
 
 def _counts(model: VQVAE, tokens: Tensor) -> Tensor:
@@ -145,16 +149,23 @@ def _codes(model: VQVAE, counts: Tensor) -> Row:
 
 
 def draw(model: VQVAE, held_out: HeldOut) -> dict[str, bytes]:
-    """One PNG per set: each object in three rows (true views, their reconstructions, normals), the first of the
+    """One PNG per set: each object in three rows (true views, their reconstructions, normals), with three of the
     encoded views at the left.
     """
     return {
-        f"reconstructions_{name}.png": _png(
-            torch.cat([_strip(model, samples[i]) for i in _spread(samples, held_out)], 1)
-        )
+        f"reconstructions_{name}.png": _png(_sheet([_strip(model, samples[i]) for i in _spread(samples, held_out)]))
         for name, samples in held_out.sets.items()
         if len(samples)
     }
+
+
+def _sheet(strips: Sequence[Float[Tensor, "3 h w"]]) -> Float[Tensor, "3 H W"]:
+    """The objects' strips in two columns."""
+    widest = max(strip.shape[-1] for strip in strips)
+    # Edges of 8 pixels keep neighbours apart.
+    cells = [F.pad(strip, (8, 8 + widest - strip.shape[-1], 8, 8), value=1.0) for strip in strips]
+    cells += [torch.ones_like(cells[0])] * (len(cells) % 2)
+    return rearrange(torch.stack(cells), "(rows columns) c h w -> c (rows h) (columns w)", columns=2)
 
 
 def _spread(samples: Sequence[ViewSample], held_out: HeldOut) -> Iterator[int]:

@@ -55,7 +55,7 @@ def occupancy_of(
     field: Field,
     objects: int = 1,
     resolution: int = 128,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     device: torch.device | str = "cpu",
 ) -> Occupancy:
     """Find the empty cells of a field of B = `objects` objects.
@@ -63,7 +63,7 @@ def occupancy_of(
     Args:
         resolution: cells along a side.
         tolerance: a cell is empty if a ray through the whole cube at the density of that cell and of all its
-            neighbours would lose no more than this share of its light.
+            neighbours would lose no more than about this share of its light. Rays that meet only empty cells are white.
     """
     side = field.side
     middles = ((torch.arange(resolution, device=device) + 0.5) / resolution - 0.5) * side
@@ -149,6 +149,8 @@ def _front_to_back(
     while (rank > start).any():
         open_rays = (depth < -math.log(OPAQUE))[:, None]
         wanted = unknown & (rank > start) & (rank <= start + batch) & open_rays
+        if not wanted.any():
+            return
         _fill(field, strand, samples, points, wanted, objects)
         ray, place = (wanted[:, 1:]).nonzero(as_tuple=True)
         thinner = torch.minimum(samples.raw[ray, place], samples.raw[ray, place + 1])

@@ -57,12 +57,6 @@ class Cells:
         x, y, z = (torch.cat(parts, dim=-1) for parts in by_axis)
         return x, y, z
 
-    def by_cell(self, rows: int) -> tuple[Int[Tensor, "M*3"], Int[Tensor, "M*3"], Int[Tensor, "rows+1"]]:
-        """Points and planes sorted by cell: their order, the points' numbers, and where each row's begin."""
-        keys, order = torch.sort(self.first.flatten())
-        numbers = torch.arange(rows + 1, dtype=torch.int32, device=keys.device)
-        return order, (order // PLANES).int(), torch.searchsorted(keys, numbers, out_int32=True)
-
 
 def locate(points: Float[Tensor, "B N 3"], resolution: int, side: float) -> Cells:
     """The cells of world points on planes of `resolution` texels over a cube of `side`; M = B·N.
@@ -85,24 +79,31 @@ def locate(points: Float[Tensor, "B N 3"], resolution: int, side: float) -> Cell
     )
 
 
+def _by_cell(first: Int[Tensor, "M 3"], rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Points and planes sorted by cell: their order (M·3), the points' numbers (M·3), where each row's begin (rows + 1)."""
+    keys, order = torch.sort(first.flatten())
+    numbers = torch.arange(rows + 1, dtype=torch.int32, device=keys.device)
+    return order, (order // PLANES).int(), torch.searchsorted(keys, numbers, out_int32=True)
+
+
 class _Gather(torch.autograd.Function):
     """Σ_k weights[m, k] · table[corners[m, k]]; only the table has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, weights: Tensor, cells: Cells) -> Tensor:
-        ctx.save_for_backward(weights)
-        ctx.rows, ctx.cells = len(table), cells
+        ctx.save_for_backward(weights, cells.first)
+        ctx.rows, ctx.steps = len(table), cells.steps
         return F.embedding_bag(cells.corners(), table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         # With the points sorted by cell the scatter is a weighted gather too: of the points in each cell.
-        (weights,) = ctx.saved_tensors
-        order, points, bags = ctx.cells.by_cell(ctx.rows)
+        weights, first = ctx.saved_tensors
+        order, points, bags = _by_cell(first, ctx.rows)
         total = torch.zeros(ctx.rows, gradient.shape[-1], dtype=gradient.dtype, device=gradient.device)
         gradient = gradient.contiguous()
         by_corner = weights.view(-1, CORNERS)[order].unbind(-1)
-        for step, weight in zip(ctx.cells.steps, by_corner, strict=True):
+        for step, weight in zip(ctx.steps, by_corner, strict=True):
             part = F.embedding_bag(
                 points, gradient, bags, mode="sum", per_sample_weights=weight.contiguous(), include_last_offset=True
             )

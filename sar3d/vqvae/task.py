@@ -162,7 +162,9 @@ class VQVAETask(Task):
         hits = vqvae.quantizer.pending
         assert hits is not None
         vqvae.quantizer.settle(moment.sync.average(hits) * moment.sync.world)
-        metrics = {}
+        scales = self.model_config.quantizer.scales
+        metrics = {f"codes/usage_{n}": float(u) for n, u in zip(scales, vqvae.quantizer.usage(), strict=True)}
+        metrics["codes/perplexity"] = float(vqvae.quantizer.perplexity().mean())
         due = codes.replace_every and (moment.step + 1) % codes.replace_every == 0
         if due and moment.step <= codes.replace_until:
             replaced = vqvae.quantizer.replace_dead(_latents(vqvae, moment), codes.dead_below, moment.generator)
@@ -231,7 +233,8 @@ def _looked_up(
     """Rays, their cosines, and the targets' colour, alpha, depth and normal at (view, row, column)."""
     view, row, column = pixels.unbind(-1)
     cameras = targets.cameras[view]
-    found = rays_of(cameras, *targets.mask.shape[-2:], pixels[:, None, 1:])
+    height, width = targets.mask.shape[-2:]
+    found = rays_of(cameras, height, width, pixels[:, None, 1:])
     rays = Rays(found.origins[:, 0], found.directions[:, 0])
     cosine = z_depth(torch.ones(len(view), 1), found.directions, cameras)[:, 0]
     rgb = (targets.image[view, :, row, column] + 1) / 2

@@ -1,24 +1,29 @@
 """Views become codes: the model's own, whatever stands beside them, and nothing of another model or size."""
 
 import dataclasses
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rendered
 import torch
 
-from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage
+from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage, model_of
 from pipelines.caching.batches import in_batches, mapped, prefetched
 from pipelines.caching.tokeniser import Tokeniser, encode_objects, open_tokeniser
 from pipelines.caching.view_objects import read_objects, view_items
+from pipelines.exported import exported
 from pipelines.runtime.engine import Options
-from pipelines.runtime.output import Failure, outputs
+from pipelines.runtime.output import Failure, Output, outputs
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context
 from sar3d import hub
@@ -187,6 +192,56 @@ def test_new_objects_alone_are_encoded(encoded: Any) -> None:
     # Five objects in shards of two: the third render shard stays, so do all three shards of codes.
     assert (grown.objects, grown.shards_run) == (rendered.OBJECTS + 1, 1)
     assert len({(r["uid"], r["group"]) for r in read_rows(output)}) == 4 * (rendered.OBJECTS + 1)
+
+
+def test_a_model_on_an_object_store_is_fetched_anew_when_it_changes(s3_root: str) -> None:
+    fs, place = fsspec.core.url_to_fs(s3_root)
+
+    def put(seed: int) -> None:
+        for file in rendered.model(seed).iterdir():
+            fs.put_file(str(file), f"{place}/model/{file.name}")
+
+    put(0)
+    assert exported(f"{s3_root}/model", "vqvae").digest == hub.digest(rendered.model())
+    assert exported(s3_root, "vqvae").url == f"{s3_root}/model", "a training output holds its model"
+    assert open_tokeniser(f"{s3_root}/model", 0, 1, None).digest == hub.digest(rendered.model())
+    put(1)
+    assert exported(f"{s3_root}/model", "vqvae").digest == hub.digest(rendered.model(1))
+    with pytest.raises(UserError, match="there is no model at"):
+        exported(f"{s3_root}/nothing", "vqvae")
+
+
+def test_imported_chunks_are_encoded_group_by_group(shared: Path, tokeniser: Tokeniser, tmp_path: Path) -> None:
+    chunks = shared / "goldens" / "chunk_synth"
+    if not chunks.is_dir():
+        pytest.skip("the folder ../shared/goldens/chunk_synth is not here")
+    words = [f"import_chunks.path={chunks}", "cache_tokens.views=import_chunks"]
+    config = rendered.configure(tmp_path, *words)
+    _, views = rendered.run(rendered.STAGES["import_chunks"], config)
+    items = list(view_items(views))
+    rows = list(read_rows(views, ["uid", "group"]))
+    assert sum(item["_rows"][1] for item in items) == len(rows)
+    assert len({item["uid"] for item in items}) == len(items)
+    with pytest.raises(UserError, match="views of import_chunks are 256 pixels wide and the VQVAE takes 64"):
+        rendered.run(STAGE, config)
+
+
+def test_without_a_model_setting_it_is_that_of_the_training_stage(tmp_path: Path) -> None:
+    output = Output(str(tmp_path), "train_vqvae", "0" * 16)
+    shutil.copytree(rendered.model(), output.store.path("model"))
+    output.succeed(0.0, model=hub.digest(rendered.model()))
+    config = CacheTokensConfig()
+    assert STAGE.reads(config) == ("render", "train_vqvae")
+    assert STAGE.reads(CacheTokensConfig(model="somewhere", views="import_chunks")) == ("import_chunks",)
+    found = model_of(Context(config, {"train_vqvae": output}, None))
+    assert (found.url, found.digest) == (f"{output.url}/model", hub.digest(rendered.model()))
+    assert open_tokeniser(found.url, 0, 1, None).digest == found.digest
+
+
+def test_the_benchmark_runs() -> None:
+    command = [sys.executable, str(rendered.REPOSITORY / "benchmarks" / "bench_cache_tokens.py"), "--quick"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"CPU time: stage [\d.]+ ms, bare model [\d.]+ ms a group: overhead -?[\d.]+ %", said)
 
 
 def test_batches_have_one_size_and_keep_their_owners() -> None:

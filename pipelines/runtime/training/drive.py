@@ -125,7 +125,8 @@ def _train(
         names = sorted(name for name in output.store.names(MODEL) if not PurePosixPath(name).name.startswith("."))
         tracked.model(f"{config.tracking.experiment}-{stage.name}", outcome.step, digest, names)
         output.succeed(started, steps=outcome.step, model=digest)
-    return f"{outcome.step - before:,} steps done" + (f", {before:,} before" if before else "")
+    made = outcome.step - before
+    return f"{made:,} step{'' if made == 1 else 's'} done" + (f", {before:,} before" if before else "")
 
 
 def _job(stage: TrainingStage[Any], context: Context[Any], output: Output, material: Material) -> Job:

@@ -175,9 +175,11 @@ def _watch(name: str, mailbox: Any) -> Any:
                     )
                 if isinstance(cause, BUGS):
                     raise error
-            ranks = ", ".join(map(str, sorted(worker_exceptions)))
-            lost = ", ".join(str(rank) for rank, e in sorted(worker_exceptions.items()) if cause_of(e) is e)
-            mailbox.note.remote(f"worker {lost} was lost" if lost else f"worker {ranks} failed ({_short(cause)})")
+            lost = [str(rank) for rank, error in sorted(worker_exceptions.items()) if cause_of(error) is error]
+            if lost:
+                mailbox.note.remote(f"lost worker {', '.join(lost)}")
+            else:
+                mailbox.note.remote(f"worker {min(worker_exceptions)} failed ({_short(cause)})")
 
     return Watch()
 
@@ -273,7 +275,8 @@ class Attendant:
         self.tracked.entries([entry for entry in entries if entry["do"] not in ("say", "commit")])
         for entry in entries:
             if entry["do"] == "say":
-                self.say(f"{self.job.name}: {entry['text']}; starting again from the last checkpoint")
+                at = max(recorded_commits(self.job.output), default=0)
+                self.say(f"{self.job.name}: {entry['text']}; starting again at step {at:,}")
             elif entry["do"] == "commit":
                 self._note_commit(entry["step"])
             elif entry["do"] == "metrics":
@@ -288,19 +291,19 @@ class Attendant:
         self.job.output.state.put("committed.json", json.dumps(kept).encode())
 
     def _mind_room(self, silence: float) -> None:
-        """Say once that a cluster has become too small, and give up after the usual patience."""
+        """Say once why nothing happens, and give up after the usual patience if the cluster has become too small."""
         config, patience = self.job.config, self.job.cluster.patience
         if silence < SILENCE:
             self._warned = False
-        elif not cluster.has_room(self.ray, config.cpus, config.gpus, config.workers):
-            if not self._warned:
-                self.say(
-                    f"{self.job.name}: the cluster has lost its room for {config.workers} workers; waiting for nodes"
-                )
-                self._warned = True
-            if silence > SILENCE + patience:
-                raise UserError(
-                    f"{self.job.name} cannot go on: the cluster has had no room for {config.workers} workers of "
-                    f"{config.cpus:g} CPUs and {config.gpus:g} GPUs each for {silence:.0f} s; add nodes or lower "
-                    f"{self.job.name}.workers, then run the same command again"
-                )
+            return
+        room = cluster.has_room(self.ray, config.cpus, config.gpus, config.workers)
+        if not self._warned:
+            why = "they are starting, or the cluster is busy" if room else "the cluster has lost its room for them"
+            self.say(f"{self.job.name}: no word from the {config.workers} workers for {silence:.0f} s: {why}; waiting")
+            self._warned = True
+        if not room and silence > SILENCE + patience:
+            raise UserError(
+                f"{self.job.name} cannot go on: the cluster has had no room for {config.workers} workers of "
+                f"{config.cpus:g} CPUs and {config.gpus:g} GPUs each for {silence:.0f} s; add nodes or lower "
+                f"{self.job.name}.workers, then run the same command again"
+            )

@@ -13,12 +13,14 @@ import torch
 import toy_stage
 import toy_task
 from toy_stage import ToyTrainConfig, ToyTrainPipeline, TrainToyStage
+from toy_task import ToyTask
 
-from pipelines import registry, status
+from pipelines import gc, registry, status
+from pipelines.runtime import engine
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.engine import Options
 from pipelines.runtime.output import Output
-from pipelines.runtime.stage import StageReport
+from pipelines.runtime.stage import Context, StageReport
 from pipelines.runtime.tracking import TrackingConfig
 from sar3d.errors import UserError
 
@@ -74,7 +76,7 @@ def test_train_continue_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert planned.why == "would resume at step 2; 1 of 3 steps are to be done"
     digest = output.model_digest()
     more = run(pipeline(tmp_path, tracked=True, steps=3))
-    assert (more.state, more.steps, more.why) == ("done", 3, "1 steps done, 2 before")
+    assert (more.state, more.steps, more.why) == ("done", 3, "1 step done, 2 before")
     assert (more.fingerprint, more.run_id) == (first.fingerprint, first.run_id)
     assert output.model_digest() != digest
 
@@ -118,6 +120,27 @@ def test_a_model_to_start_from_is_part_of_the_identity(tmp_path: Path) -> None:
     assert fingerprint(pipeline(root, init_from=str(folders[2].parent))) == third, "an output's folder will do"
     with pytest.raises(UserError, match=r"there is no model at .*nowhere: .*train_toy\.init_from"):
         fingerprint(pipeline(root, init_from=str(tmp_path / "nowhere")))
+
+
+def test_gc_keeps_the_current_training_and_the_model_that_it_began_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, root = TrainToyStage(), tmp_path / "root"
+    monkeypatch.setattr(gc, "STAGES", {"train_toy": stage})
+    origin, forgotten = (Output(str(root), "train_toy", letter * 16) for letter in "ab")
+    for seed, output in enumerate((origin, forgotten)):
+        torch.manual_seed(seed)
+        model = output.store.path("model")
+        model.mkdir(parents=True)
+        stage.build(Context(ToyTrainConfig(), {}, None), print).task.export(ToyTask().build(), model)
+    config = pipeline(root, init_from=origin.url)
+    current = Output(str(root), "train_toy", fingerprint(config))
+    engine.point(stage, config, current.fingerprint, Options())
+    current.store.put("checkpoints/step-000000002.json", b"{}")
+    gc.collect([config], delete=True)
+    assert current.store.exists("checkpoints/step-000000002.json")
+    assert origin.store.exists("model/model.safetensors")
+    assert not forgotten.store.path("").exists()
 
 
 @pytest.mark.parametrize(
@@ -164,4 +187,4 @@ def test_too_many_lost_workers_are_one_sentence(tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match=r"lost its workers more than train_toy.max_failures times"):
         run(pipeline(tmp_path, steps=6, fail="crash", max_failures=1), said)
-    assert any("worker 0 was lost; starting again from the last checkpoint" in line for line in said)
+    assert "train_toy: lost worker 0; starting again at step 2" in said
