@@ -44,10 +44,12 @@ def _unfinished(stage: Any, config: Any) -> str | None:
 
 
 def _table(reports: list[StageReport]) -> Table:
-    table = Table("stage", "state", "fingerprint", "objects", "rows", "failed", "steps", "seconds", "why")
+    training = any(r.steps is not None for r in reports)
+    titles = ["stage", "state", "fingerprint", "objects", "rows", "failed", *(["steps"] if training else [])]
+    table = Table(*titles, "seconds", "why")
     for r in reports:
-        steps = "" if r.steps is None else f"{r.steps:,}"
-        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", steps, f"{r.seconds:.1f}")
+        steps = [] if not training else [""] if r.steps is None else [f"{r.steps:,}"]
+        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", *steps, f"{r.seconds:.1f}")
         table.add_row(r.stage, r.state, r.fingerprint, *counts, r.why)
     return table
 

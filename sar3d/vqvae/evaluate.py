@@ -21,10 +21,14 @@ from sar3d.metrics.lpips import PerceptualLoss
 from sar3d.training.task import Sync, share
 from sar3d.vqvae.cameras import rays_of, z_depth
 from sar3d.vqvae.model import VQVAE
+from sar3d.vqvae.occupancy import occupancy_of
 from sar3d.vqvae.quantizer import unpack
 from sar3d.vqvae.volume import Rays, render
 
 Row = dict[str, float]
+
+_CELLS = 64
+"""Side of the grid that tells where an object is not; finer ones cost more than they save on small pictures."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def reconstruct(model: VQVAE, sample: ViewSample) -> Reconstruction:
     height, width = sample.supervision.mask.shape[-2:]
     rays = rays_of(cameras, height, width)
     flat = Rays(*(rearrange(x, "v n c -> 1 (v n) c") for x in (rays.origins, rays.directions)))
-    seen = render(field_, flat, model.config.volume, normals=True)
+    empty = occupancy_of(field_, resolution=_CELLS, device=device)
+    seen = render(field_, flat, model.config.volume, occupancy=empty, normals=True)
     assert seen.normal is not None
     shape = {"v": len(cameras), "h": height}
     opacity = rearrange(seen.opacity, "1 (v h w) -> v h w", **shape)
