@@ -110,7 +110,7 @@ def _train(
     output.store.delete(["_SUCCESS"] if output.store.exists("_SUCCESS") else [])
     if before:
         say(f"{stage.name}: resuming at step {before:,}")
-    with StageRun(stage, config, context, output, sum(material.train.sizes)) as tracked:
+    with StageRun(stage, config, context, output, int(sum(material.train.sizes))) as tracked:
         tracked.tags({"steps": str(settings.steps), "workers": str(context.config.workers)})
         bar = StepProgress(stage.name, settings.steps, say)
         try:
@@ -169,7 +169,7 @@ def _commit(
         "steps": step,
         "model": {"path": MODEL, "digest": digest},
         "rows": 0,
-        "objects": sum(material.train.sizes),
+        "objects": int(sum(material.train.sizes)),
         "failures": 0,
         "shards": [],
     }

@@ -119,9 +119,9 @@ def test_killed_worker_and_driver(
 
     with open(tmp_path / "log", "wb") as log:
         first = subprocess.Popen(command(root, *slow), cwd=REPOSITORY, stdout=log, stderr=log)
-        await_steps(trace, chance.randint(2, 8), first)
+        await_steps(trace, chance.randint(3, 9), first)
         chance.choice(below(first, "RayTrainWorker")).kill()
-        await_steps(trace, chance.randint(2, 6), first)
+        await_steps(trace, chance.randint(6, 10), first)  # a checkpoint comes every four
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert "train_toy: lost worker " in (tmp_path / "log").read_text()

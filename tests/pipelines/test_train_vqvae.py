@@ -1,0 +1,92 @@
+"""The stage that trains the tokenizer, on rendered views: what it leaves behind, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import rendered
+
+from pipelines.cache_tokens import CacheTokensStage
+from pipelines.exported import trained
+from pipelines.runtime.engine import Options
+from pipelines.runtime.reading import read_rows
+from pipelines.train_vqvae import TrainVQVAEStage
+from sar3d.errors import UserError
+from sar3d.hub import from_pretrained
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+STAGE = TrainVQVAEStage()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of its own with the views that other tests share."""
+    folder = tmp_path_factory.mktemp("train") / "root"
+    shutil.copytree(rendered.root(), folder, ignore=shutil.ignore_patterns("cache_*"))
+    return folder
+
+
+def configure(root: Path, *overrides: str) -> Any:
+    return rendered.configure(
+        root,
+        "cache_tokens.model=",
+        "tracking.enabled=true",
+        "train_vqvae.task.model={resolution: 64, quantizer: {codes: 128}, decoder: {depth: 1}}",
+        "train_vqvae.task.codes={quantise_from: 2, replace_every: 2, replace_until: 6}",
+        "train_vqvae.task.sampling.rays=64",
+        "train_vqvae.train.steps=4",
+        "train_vqvae.train.batch=2",
+        "train_vqvae.train.log_every=1",
+        "train_vqvae.train.schedule.warmup=1",
+        "train_vqvae.evaluate_objects=2",
+        "train_vqvae.draw_objects=1",
+        "train_vqvae.cpus=1",
+        *overrides,
+    )
+
+
+def test_views_become_a_model_that_makes_tokens(root: Path) -> None:
+    config = configure(root)
+    report, output = rendered.run(STAGE, config)
+    assert report.state == "done"
+    model = from_pretrained(output.store.path("model"))
+    assert model.config.quantizer.codes == 128
+    assert output.store.exists("artifacts/step-000004/reconstructions_views.png")
+
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    run = client.get_run(str(report.run_id))
+    assert {"loss", "psnr", "views/psnr", "views/white_psnr", "views/usage", "codes/usage_16"} <= set(run.data.metrics)
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 4
+    assert run.data.params["train_vqvae.task.preset"] == "tiny"
+
+    again, _ = rendered.run(STAGE, config)
+    assert again.state == "reused"
+    longer, same = rendered.run(STAGE, configure(root, "train_vqvae.train.steps=6"))
+    assert (longer.state, same.fingerprint) == ("done", output.fingerprint)
+    assert json.loads(output.store.read("_SUCCESS") or b"")["steps"] == 6
+
+    digest = trained(output, "vqvae").digest
+    tokens, cached = rendered.run(CacheTokensStage(), configure(root, "train_vqvae.train.steps=6"))
+    assert tokens.rows == 4 * rendered.OBJECTS
+    assert {len(row["codes"]) for row in read_rows(cached, ["codes"])} == {2040}
+    assert (cached.manifest() or {})["inputs"]["train_vqvae"].startswith(digest[:8]) or digest in json.dumps(
+        cached.manifest()
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train_vqvae.task.model={resolution: 128}", "64"),
+        ("train_vqvae.train.batch=3", "batch of 3"),
+        ("train_vqvae.task.model={quantizer: {code: 12}}", r"quantizer\.code"),
+        ("train_vqvae.data.held_out_views=[0]", "encode"),
+    ],
+)
+def test_wrong_requests_are_one_sentence_and_leave_nothing(root: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        STAGE.run(configure(root, override, "train_vqvae.workers=2"), Options(), lambda _: None)
+    assert "\n" not in str(caught.value)
