@@ -253,20 +253,28 @@ class Output:
 
 
 class ShardWriter:
-    """Stream rows into one Parquet file: zstd, row groups of at most about `GROUP` bytes, little memory."""
+    """Stream rows into one Parquet file: zstd, row groups of about `GROUP` bytes, little memory.
+
+    A row group ends between two objects unless it would pass `LARGEST` bytes: a reader of one object then fetches one
+    row group. Columns whose field metadata say `stored: plain` are neither compressed nor put into a dictionary.
+    """
 
     GROUP = 12 << 20
+    LARGEST = 15 << 20
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema, self.rows = path, schema, 0
         self._pending: list[dict[str, Any]] = []
         self._bytes = 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        self._uid: Any = None
+        self._writer = pq.ParquetWriter(path, schema, **_packing(schema))
 
     def add(self, row: dict[str, Any]) -> None:
         size = _weight(row)
-        if self._pending and self._bytes + size > self.GROUP:
+        limit = self.LARGEST if row.get("uid") == self._uid else self.GROUP
+        if self._pending and self._bytes + size > limit:
             self._flush()
+        self._uid = row.get("uid")
         self._pending.append(row)
         self._bytes += size
         self.rows += 1
@@ -285,6 +293,16 @@ class ShardWriter:
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
         self._pending, self._bytes = [], 0
+
+
+def _packing(schema: pa.Schema) -> dict[str, Any]:
+    """How a writer compresses the columns of a schema."""
+    plain = {f.name for f in schema if (f.metadata or {}).get(b"stored") == b"plain"}
+    if not plain:
+        return {"compression": "zstd", "compression_level": 1}
+    # PyArrow names a list's column by the path of its leaf; lists are small wherever a column is stored plain.
+    packed = [f.name for f in schema if f.name not in plain and not pa.types.is_nested(f.type)]
+    return {"compression": {name: "zstd" for name in packed} | dict.fromkeys(plain, "none"), "use_dictionary": packed}
 
 
 def _weight(value: Any) -> int:

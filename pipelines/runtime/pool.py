@@ -142,9 +142,9 @@ class Tasks(Crew):
                 raise self._lost(shard.name, error) from error
 
     def close(self) -> None:
-        for ref in self._flying:
-            self.ray.cancel(ref, force=False)
-        if self._flying:  # let them end before their marker goes
+        # Cancelling a task at the moment of its completion aborts the driver inside Ray. What is still running when
+        # the wait is over ends with the driver, and has committed nothing or a whole shard.
+        if self._flying:
             self.ray.wait(list(self._flying), num_returns=len(self._flying), timeout=15)
 
 
