@@ -46,7 +46,10 @@ def containers(value: Any) -> Iterator[Yaml]:
             yield from containers(part)
 
 
-@pytest.mark.parametrize("name", ["kuberay/raycluster.yaml", "kuberay/rayjob-render.yaml", "kuberay/mlflow.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["kuberay/raycluster.yaml", "kuberay/rayjob-render.yaml", "kuberay/rayjob-train.yaml", "kuberay/mlflow.yaml"],
+)
 def test_kubernetes_objects_are_complete(name: str) -> None:
     for document in documents(name):
         assert {"apiVersion", "kind", "metadata"} <= set(document)
@@ -80,8 +83,9 @@ def test_every_ray_container_gets_the_environment_that_is_defined() -> None:
 
 def test_the_job_runs_on_that_cluster_and_its_server_is_that_service() -> None:
     cluster = of_kind("kuberay/raycluster.yaml", "RayCluster")["metadata"]["name"]
-    job = of_kind("kuberay/rayjob-render.yaml", "RayJob")["spec"]
-    assert job["clusterSelector"] == {"ray.io/cluster": cluster}
+    for name in ("rayjob-render.yaml", "rayjob-train.yaml"):
+        job = of_kind(f"kuberay/{name}", "RayJob")["spec"]
+        assert job["clusterSelector"] == {"ray.io/cluster": cluster}
     service = of_kind("kuberay/mlflow.yaml", "Service")
     uri = of_kind("kuberay/raycluster.yaml", "ConfigMap")["data"]["MLFLOW_TRACKING_URI"]
     assert uri == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
@@ -125,8 +129,9 @@ def test_the_slurm_script_is_valid_shell() -> None:
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """(file, words of the command) of every sar3d command in the cluster files and their comments."""
-    entrypoint = of_kind("kuberay/rayjob-render.yaml", "RayJob")["spec"]["entrypoint"]
-    yield "rayjob-render.yaml", shlex.split(entrypoint)[2:]
+    for name in ("rayjob-render.yaml", "rayjob-train.yaml"):
+        entrypoint = of_kind(f"kuberay/{name}", "RayJob")["spec"]["entrypoint"]
+        yield name, shlex.split(entrypoint)[2:]
     usage = re.search(
         r"^# +sbatch infra/slurm/ray.sbatch (.*)$", (INFRA / "slurm/ray.sbatch").read_text(), re.MULTILINE
     )

@@ -238,7 +238,15 @@ def test_objaverse_grows_through_both_stages(tmp_path: Path) -> None:
 
 
 def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = ["run", "--config", "configs/demo.yaml", f"root={tmp_path}", "download.procedural.count=24", *QUICK, "stages=[download, render]"]
+    words = [
+        "run",
+        "--config",
+        "configs/demo.yaml",
+        f"root={tmp_path}",
+        "download.procedural.count=24",
+        *QUICK,
+        "stages=[download, render]",
+    ]
     words += ["render.shard_objects=2", "render.views=30", "cluster.address=local"]
     command = [sys.executable, "-m", "pipelines.cli", *words]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
