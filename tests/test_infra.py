@@ -20,7 +20,7 @@ from sar3d import __version__
 REPOSITORY = Path(__file__).resolve().parents[1]
 INFRA = REPOSITORY / "infra"
 FILES = sorted(p for p in INFRA.rglob("*") if p.is_file())
-RAY = re.search(r"ray\[default\]==([\d.]+)", (REPOSITORY / "pyproject.toml").read_text())
+RAY = re.search(r"ray\[[a-z,]+\]==([\d.]+)", (REPOSITORY / "pyproject.toml").read_text())
 assert RAY is not None
 RAY_VERSION = RAY[1]
 

@@ -302,7 +302,7 @@ def _packing(schema: pa.Schema) -> dict[str, Any]:
         return {"compression": "zstd", "compression_level": 1}
     # PyArrow names a list's column by the path of its leaf; lists are small wherever a column is stored plain.
     packed = [f.name for f in schema if f.name not in plain and not pa.types.is_nested(f.type)]
-    return {"compression": {name: "zstd" for name in packed} | dict.fromkeys(plain, "none"), "use_dictionary": packed}
+    return {"compression": dict.fromkeys(packed, "zstd") | dict.fromkeys(plain, "none"), "use_dictionary": packed}
 
 
 def _weight(value: Any) -> int:

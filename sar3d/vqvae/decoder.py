@@ -172,7 +172,11 @@ class Decoder(nn.Module):
 
     def transform(self, tokens: Float[Tensor, "B L C"], *, recompute: bool = False) -> Float[Tensor, "B L C"]:
         """The transformer: its stream starts as the position embedding, the tokens modulate its blocks."""
-        x = self.pos_embed + tokens if self.tokens_in_stream else self.pos_embed.expand_as(tokens)
+        x = self.pos_embed.expand_as(tokens)
+        if self.tokens_in_stream:
+            # At the start they are much smaller than the embedding, and every object would look the same.
+            tokens = F.layer_norm(tokens, tokens.shape[-1:])
+            x = x + tokens
         for block in self.blocks:
             x = run(block, x, tokens, recompute=recompute)
         return x

@@ -111,6 +111,6 @@ def test_module_and_script_are_the_same_program(tmp_path: Path) -> None:
     )
     assert module.returncode == 0, module.stderr
     assert "planned" in module.stdout
-    assert "24 of 24 objects" in module.stdout.replace("\n", " ")
+    assert "12 of 12 objects" in module.stdout.replace("\n", " ")
     script = [sys.executable, "pipelines/download.py", *words]
     assert subprocess.run(script, capture_output=True, text=True, cwd=REPOSITORY, check=False).returncode == 0
