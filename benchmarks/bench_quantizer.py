@@ -87,7 +87,7 @@ def plain_encoding(quantizer: MultiScaleQuantizer, f: Tensor) -> tuple[list[Tens
 
 
 def plain_pyramid(quantizer: MultiScaleQuantizer, f: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Tokens, f̂ and loss with the library's operations and the whole similarity matrix of each scale (SPEC b.4, b.5)."""
+    """Tokens, f̂ and loss with plain operations and the whole similarity matrix of each scale (published.md, quantizer)."""
     config = quantizer.config
     f_hat, residual, loss, indices = torch.zeros_like(f), f.detach().clone(), f.new_zeros(()), []
     for scale, n in enumerate(config.scales):

@@ -27,7 +27,7 @@ EMPTY = ""
 
 @dataclass(frozen=True)
 class CacheConditionsConfig(StageConfig):
-    """Which captions and views are encoded, and by which encoders. The default is the published pair (SPEC a.4)."""
+    """Which captions and views are encoded, and by which encoders. The default is the published pair (published.md, data)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

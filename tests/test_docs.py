@@ -81,6 +81,8 @@ def test_commands_parse_and_their_settings_exist(document: Path, monkeypatch: py
         if document == EXTENDING and any("archive" in w or "coverage" in w for w in words):
             continue  # legal once the examples are in place, which another test does
         parsed = _parser().parse_args(words)
+        if "config" not in parsed:
+            continue
         overrides = parsed.overrides if "overrides" in parsed else [w for w in parsed.words if "=" in w]
         for config in parsed.config if isinstance(parsed.config, list) else [parsed.config]:
             if config is not None:  # `status` takes a root instead

@@ -128,7 +128,7 @@ def _prepared_views(encoder: ConditionEncoder, entry: tuple[Item, Any]) -> tuple
 
 
 def condition_view(group: int) -> int:
-    """Which view of a group is its picture: one of the first half, never view 0, which is a pole (SPEC a.4)."""
+    """Which view of a group is its picture: one of the first half, never view 0, which is a pole (published.md, data)."""
     return group % 4 + 1
 
 

@@ -45,7 +45,7 @@ def helpers(device: "torch.device", cpus: float) -> int:
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Full float32 without TF32, and the same kernels every time; the published codes were made so (SPEC a.4)."""
+    """Full float32 without TF32, and the same kernels every time; the published codes were made so (published.md, data)."""
     import torch
 
     matmul = torch.backends.cuda.matmul.allow_tf32

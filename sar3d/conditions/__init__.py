@@ -1,4 +1,4 @@
-"""Condition encoders: captions and pictures to the features that a generator is conditioned on (SPEC a.4).
+"""Condition encoders: captions and pictures to the features that a generator is conditioned on (published.md, data).
 
 Two published encoders (`clip-text`, `dinov2`) and two small ones whose weights come inside packages (`minilm`,
 `efficientnet-lite0`), behind one interface. Each is called by its own name and none stands in for another by itself.

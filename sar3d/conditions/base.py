@@ -18,7 +18,7 @@ from sar3d.conditions.registry import Kind
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EMPTY_SIDE = 128
-"""Side of the white picture that stands for no picture (SPEC a.4)."""
+"""Side of the white picture that stands for no picture (published.md, data)."""
 
 
 @dataclass(frozen=True)

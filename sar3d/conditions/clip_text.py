@@ -1,4 +1,4 @@
-"""CLIP's text tower: 77 token states and the state of the end token (SPEC a.4)."""
+"""CLIP's text tower: 77 token states and the state of the end token (published.md, data)."""
 
 from collections.abc import Sequence
 from pathlib import Path

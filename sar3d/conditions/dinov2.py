@@ -1,4 +1,4 @@
-"""DINOv2: patch tokens without the class token, which is the pooled vector (SPEC a.4)."""
+"""DINOv2: patch tokens without the class token, which is the pooled vector (published.md, data)."""
 
 from pathlib import Path
 from typing import Any

@@ -17,7 +17,7 @@ class ViewDataConfig:
     unit: Unit = "group"
     """`group`: encode the first 6 views of a row, supervise by all of the row. `object`: supervise by every different
     view of the object. `published`: each row of 12 gives two samples, one per half: encode it, supervise by the other
-    half and then by itself (SPEC a.3, c.4)."""
+    half and then by itself (published.md, data and training)."""
     supervise: int | None = None
     """Supervising views drawn anew for each sample; none for all of them. Only these are decoded."""
     normals: bool = True

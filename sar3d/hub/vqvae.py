@@ -1,4 +1,4 @@
-"""The published VQVAE checkpoints (SPEC h): their tensor names, and the configuration that names and shapes tell."""
+"""The published VQVAE checkpoints (published.md, checkpoints): tensor names, and the configuration that they tell."""
 
 import math
 
@@ -80,7 +80,7 @@ def infer_config(
     encoder_heads: int | None = None,
     scales: tuple[int, ...] | None = None,
 ) -> VQVAEConfig:
-    """The configuration of published tensors, from names and shapes; rule `published`, density as SPEC c.3.
+    """The configuration of published tensors, from names and shapes; rule `published`, density as published.md, rendering.
 
     Args:
         tensors: under their published names.

@@ -33,7 +33,7 @@ _FLAT = 0.05
 def factor(schedule: ScheduleSettings, step: int, steps: int) -> float:
     """What every group's learning rate is multiplied by at `step` (from 0) of a run of `steps`.
 
-    Beyond the end of the course the last value holds. `lin0` is the schedule of SPEC e.4.
+    Beyond the end of the course the last value holds. `lin0` is the schedule of published.md, transformer.
     """
     length = schedule.steps or steps
     if step < schedule.warmup:

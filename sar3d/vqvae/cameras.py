@@ -9,7 +9,7 @@ from sar3d.vqvae.rays import Rays
 
 
 def matrices(cameras: Float[Tensor, "*V 25"]) -> tuple[Float[Tensor, "*V 4 4"], Float[Tensor, "*V 3 3"]]:
-    """Camera-to-world matrices and normalised intrinsics of 25-vectors (SPEC a.2)."""
+    """Camera-to-world matrices and normalised intrinsics of 25-vectors (published.md, data)."""
     pose, intrinsic = cameras.split((16, 9), dim=-1)
     return pose.unflatten(-1, (4, 4)), intrinsic.unflatten(-1, (3, 3))
 

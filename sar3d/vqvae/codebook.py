@@ -47,7 +47,7 @@ def full_precision(device_type: str) -> Iterator[None]:
 def nearest(
     queries: Float[Tensor, "N D"], codes: Float[Tensor, "K D"], elements: int | None = None
 ) -> Int[Tensor, " N"]:
-    """Index of the code with the largest inner product with each query; the first of equals (SPEC b.4).
+    """Index of the code with the largest inner product with each query; the first of equals (published.md, quantizer).
 
     Works through the queries in chunks of at most `elements` similarities, so the (N, K) matrix never exists.
     """

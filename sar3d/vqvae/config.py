@@ -16,7 +16,7 @@ _FORBID: dict[str, str] = {"extra": "forbid"}
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Multi-view convolutional encoder (SPEC b.1)."""
+    """Multi-view convolutional encoder (published.md, encoder)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
@@ -37,7 +37,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Multi-scale residual quantizer (SPEC b.3)."""
+    """Multi-scale residual quantizer (published.md, quantizer)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
@@ -59,7 +59,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Token decoder: transformer over 3·side² tokens, then a convolutional upsampler per plane (SPEC c.1)."""
+    """Token decoder: transformer over 3·side² tokens, then a convolutional upsampler per plane (published.md, decoder)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
@@ -82,7 +82,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class FieldConfig:
-    """Radiance field read from a triplane (SPEC c.2, c.3)."""
+    """Radiance field read from a triplane (published.md, rendering)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 

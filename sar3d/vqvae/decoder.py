@@ -1,4 +1,4 @@
-"""The plane-wise decoder: quantised latent planes to a triplane of features (SPEC c.1)."""
+"""The plane-wise decoder: quantised latent planes to a triplane of features (published.md, decoder)."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The patch discriminator of the adversarial loss (Isola et al. 2017; SPEC c.4) and its hinge losses."""
+"""The patch discriminator of the adversarial loss (Isola et al. 2017; published.md, training) and its hinge losses."""
 
 from collections.abc import Mapping
 

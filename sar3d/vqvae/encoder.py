@@ -1,4 +1,4 @@
-"""The multi-view encoder: six views of RGB, Plücker rays and depth to one latent triplane (SPEC b.1, b.2)."""
+"""The multi-view encoder: six views of RGB, Plücker rays and depth to one latent triplane (published.md, encoder)."""
 
 import itertools
 

@@ -56,7 +56,7 @@ class SmoothField(Field, Protocol):
 
 
 class FieldMLP(nn.Module):
-    """From the features of three planes, concatenated, to raw density and raw colour (SPEC c.2)."""
+    """From the features of three planes, concatenated, to raw density and raw colour (published.md, rendering)."""
 
     def __init__(self, channels: int, config: FieldConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a rendering is trained by (SPEC c.4). Everything here is computed in float32, whatever autocast says."""
+"""What a rendering is trained by (published.md, training). Everything here is computed in float32, whatever autocast says."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Marching rays through a field: samples, their order along a ray, and mid-point compositing (SPEC c.3)."""
+"""Marching rays through a field: samples, their order along a ray, and mid-point compositing (published.md, rendering)."""
 
 from dataclasses import dataclass
 from typing import cast

@@ -82,7 +82,7 @@ class VQVAE(nn.Module):
         return pack(self.quantizer.encode(self.latent(views)))
 
     def decode_tokens(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B P C R R"]:
-        """The triplane's features of codes, by the generation path (SPEC b.4, fourth row).
+        """The triplane's features of codes, by the generation path (published.md, quantizer).
 
         Raises:
             UserError: another number of tokens than the configuration's, or a code that the codebook has not.

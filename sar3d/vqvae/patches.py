@@ -1,4 +1,4 @@
-"""Which pixels a training step renders: patches with a bias to the foreground (SPEC c.3), or scattered rays."""
+"""Which pixels a training step renders: patches with a bias to the foreground (published.md, rendering), or scattered rays."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Multi-scale residual quantizer with one codebook for all scales and planes (SAR3D section 3.1; SPEC b.3-b.5)."""
+"""Multi-scale residual quantizer with one codebook for all scales and planes (SAR3D section 3.1; published.md, quantizer)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class MultiScaleQuantizer(nn.Module):
     """Residual quantisation of latent planes, coarse to fine. Rows are planes: row 3b+p is plane p of object b.
 
     Under the rule `normalised` every path uses the unit-norm code; under `published` the training path ends with the
-    raw code and the encoding path uses raw codes throughout (SPEC b.4). All arithmetic is float32.
+    raw code and the encoding path uses raw codes throughout (published.md, quantizer). All arithmetic is float32.
     """
 
     hits: Float[Tensor, "S K"]
@@ -86,7 +86,7 @@ class MultiScaleQuantizer(nn.Module):
         return self.config.scales[-1]
 
     def forward(self, f: Float[Tensor, "R D G G"]) -> Quantized:
-        """Quantise on the training path; in training mode the hit averages move, over all ranks (SPEC b.5).
+        """Quantise on the training path; in training mode the hit averages move, over all ranks (published.md, quantizer).
 
         Raises:
             UserError: `f` has another shape than the configuration says.
@@ -105,7 +105,7 @@ class MultiScaleQuantizer(nn.Module):
             return Quantized(f_hat.detach() + (f - f.detach()), loss / len(self.config.scales), indices)
 
     def encode(self, f: Float[Tensor, "R D G G"]) -> list[Int[Tensor, "R n2"]]:
-        """The tokens of each scale (SPEC b.4, row 2)."""
+        """The tokens of each scale (published.md, quantizer)."""
         return self.encode_with_f_hat(f)[0]
 
     @torch.no_grad()
@@ -127,7 +127,7 @@ class MultiScaleQuantizer(nn.Module):
         return indices, f_hat
 
     def f_hat(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "R D G G"]:
-        """The quantised latent that the tokens stand for: generation and reconstruction (SPEC b.4, row 4).
+        """The quantised latent that the tokens stand for: generation and reconstruction (published.md, quantizer).
 
         Raises:
             UserError: the tokens are not of this codebook or these scales.
@@ -140,7 +140,7 @@ class MultiScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def next_inputs(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "B M D"]:
-        """Teacher-forcing inputs: before each scale but the first, f̂ so far pooled to that scale (SPEC b.4, row 3).
+        """Teacher-forcing inputs: before each scale but the first, f̂ so far pooled to that scale (published.md, quantizer).
 
         In sequence order; M is the number of tokens without the first scale's. The last scale's tokens are not read,
         but must be there.
@@ -157,7 +157,7 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat(inputs, 1)
 
     def code_vectors(self, scale: int, indices: Int[Tensor, "R n2"], path: Path) -> Float[Tensor, "R n2 D"]:
-        """What a path adds for these codes at this scale: unit codes, or raw ones where the rule says so (SPEC b.4)."""
+        """What a path adds for these codes at this scale: unit ones, or raw where the rule says so (published.md, quantizer)."""
         codes = F.embedding(indices, self.codebook)
         last = scale == len(self.config.scales) - 1
         raw = self.config.rule == "published" and (path == "encode" or (path == "train" and last))
@@ -177,7 +177,7 @@ class MultiScaleQuantizer(nn.Module):
         """Share of the codes in use at each scale: those with more than 1 % of the hits of evenly used codes.
 
         `rows` is the number of planes in a call, from which the published margin is reckoned; without it the margin
-        follows from the recorded hits themselves (SPEC b.5).
+        follows from the recorded hits themselves (published.md, quantizer).
         """
         total = self.hits.sum(1)
         if rows is not None:
@@ -361,7 +361,7 @@ class MultiScaleQuantizer(nn.Module):
 
 
 def pack(indices: Sequence[Int[Tensor, "R n2"]]) -> Int[Tensor, "B L"]:
-    """Tokens in sequence order: scale after scale, in it plane after plane, in it row-major (SPEC e.2)."""
+    """Tokens in sequence order: scale after scale, in it plane after plane, in it row-major (published.md, transformer)."""
     return torch.cat([rearrange(found, "(b p) l -> b (p l)", p=PLANES) for found in indices], 1)
 
 
@@ -382,7 +382,7 @@ def unpack(tokens: Int[Tensor, "B L"], scales: Sequence[int]) -> list[Int[Tensor
 
 
 def phi_of_scale(scales: int, convolutions: int) -> tuple[int, ...]:
-    """Which φ serves each scale: the one whose tick lies nearest to the scale's place in [0, 1] (SPEC b.3)."""
+    """Which φ serves each scale: the one whose tick lies nearest to the scale's place in [0, 1] (published.md, quantizer)."""
     if (scales, convolutions) == (len(_STANDARD_PHI), 4):
         return _STANDARD_PHI
     margin = 1 / (3 * convolutions)

@@ -1,4 +1,4 @@
-"""Samples on rays and what they weigh: stratified places, transmittance, importance sampling (SPEC c.3)."""
+"""Samples on rays and what they weigh: stratified places, transmittance, importance sampling (published.md, rendering)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Training the VQVAE: what one step computes (paper section 3.1; SPEC c.4, c.5)."""
+"""Training the VQVAE: what one step computes (paper section 3.1; published.md, training)."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How the VQVAE is trained: losses, pixels, rates, codes (SPEC c.4, c.5). No model is imported here."""
+"""How the VQVAE is trained: losses, pixels, rates, codes (published.md, training). No model is imported here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class RatesConfig:
-    """Learning rates and weight decays of AdamW (SPEC c.5)."""
+    """Learning rates and weight decays of AdamW (published.md, training)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 

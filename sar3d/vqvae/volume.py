@@ -1,4 +1,4 @@
-"""Volume rendering of a field: stratified and importance samples on each ray, mid-point compositing (SPEC c.3)."""
+"""Volume rendering of a field: stratified and importance samples on each ray, mid-point compositing (published.md, rendering)."""
 
 from dataclasses import dataclass
 

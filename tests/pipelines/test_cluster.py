@@ -23,7 +23,16 @@ from pipelines.runtime.output import Output, outputs
 
 pytestmark = pytest.mark.timeout(900)
 
-RENDER = ("python", "-m", "pipelines.run", "--config", "configs/demo.yaml", "tracking.enabled=false", "render.views=8")
+RENDER = (
+    "python",
+    "-m",
+    "pipelines.run",
+    "--config",
+    "configs/demo.yaml",
+    "tracking.enabled=false",
+    "stages=[download, render]",
+    "render.views=8",
+)
 SMALL = ("render.resolution=64", "render.shard_objects=3", "download.shard_objects=12")
 
 

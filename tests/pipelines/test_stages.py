@@ -31,7 +31,7 @@ from sar3d.procedural import build_glb, catalogue
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 REPOSITORY = Path(__file__).resolve().parents[2]
-QUICK = ["render.resolution=64", "render.views=6", "tracking.enabled=false"]
+QUICK = ["render.resolution=64", "render.views=6", "tracking.enabled=false", "stages=[download, render]"]
 
 
 def configure(name: str, root: str | Path, *overrides: str) -> Any:

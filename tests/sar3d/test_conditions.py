@@ -90,7 +90,7 @@ def test_clip_text_gives_the_towers_states_and_the_end_tokens_state(clip_folder:
     with torch.no_grad():
         out = CLIPTextModel.from_pretrained(clip_folder).eval()(input_ids=ids)
     assert torch.allclose(made.tokens, out.last_hidden_state, atol=1e-6)
-    # SPEC a.4: the empty caption's pooled vector is its token 1, the end token.
+    # published.md, data: the empty caption's pooled vector is its token 1, the end token.
     assert torch.allclose(made.pooled[1], made.tokens[1, 1], atol=1e-6)
     assert torch.equal(encoder.empty().tokens[0], encoder.encode([""]).tokens[0])
 

@@ -147,7 +147,7 @@ def rest(config: VQVAEConfig) -> dict[str, Any]:
 def test_what_the_published_format_cannot_hold() -> None:
     with torch.device("meta"):
         model = VQVAE(PRESETS["tiny"])
-    with pytest.raises(UserError, match="a first convolution of stride 2, which the published format cannot hold"):
+    with pytest.raises(UserError, match="a first convolution of stride 4, which the published format cannot hold"):
         to_published(model)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torch import Tensor, nn
 
 from sar3d.errors import UserError
@@ -153,7 +154,7 @@ def test_tokens_interleave_the_planes_among_the_channels() -> None:
 def test_the_transformer_is_the_identity_at_the_start(in_stream: bool) -> None:
     decoder = Decoder(dataclasses.replace(DECODER, tokens_in_stream=in_stream), dim=4, side=4)
     tokens = torch.randn(2, 48, 24)
-    expected = decoder.pos_embed.expand(2, -1, -1) + (tokens if in_stream else 0)
+    expected = decoder.pos_embed.expand(2, -1, -1) + (F.layer_norm(tokens, (24,)) if in_stream else 0)
     assert torch.equal(decoder.transform(tokens), expected)
 
 
