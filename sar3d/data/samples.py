@@ -63,31 +63,29 @@ def encoder_channels(
 ) -> Float[Tensor, "V 10 H W"]:
     """The encoder input of V views; see `encoder_input` and the fields of `Views` for shapes."""
     channels = np.empty((len(depth), 10, *depth.shape[1:]), np.float32)
-    for out, pixels, distance, pose, lens in zip(channels, rgb, depth, c2w, intrinsics, strict=True):
-        for c in range(3):
-            np.multiply(pixels[..., c], np.float32(1 / (255 * _STD[c])), out=out[c])
-            out[c] -= np.float32(_MEAN[c] / _STD[c])
-        _pluecker_channels(pose, lens, out[3:9])
-        out[9] = distance
+    for c in range(3):
+        np.multiply(rgb[..., c], np.float32(1 / (255 * _STD[c])), out=channels[:, c])
+        channels[:, c] -= np.float32(_MEAN[c] / _STD[c])
+    _pluecker_channels(c2w, intrinsics, channels[:, 3:9])
+    channels[:, 9] = depth
     return torch.from_numpy(channels)
 
 
 def _pluecker_channels(c2w: NDArray[np.float32], intrinsics: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Plücker coordinates of the pixels of one camera into `out` (6, H, W).
+    """Plücker coordinates of the pixels of V cameras into `out` (V, 6, H, W).
 
     Moment and direction are linear in the pixel's place, but for the direction's length, which the views share. This
     takes a fraction of the time of rays made one by one, and agrees with `sar3d.geometry.pluecker` to 1e-6.
     """
-    height, width = out.shape[1:]
-    rotation, centre = c2w[:3, :3].astype(np.float64), c2w[:3, 3].astype(np.float64)
-    moment = np.cross(centre, rotation, axisb=0, axisc=0)
-    rows = np.concatenate([moment, rotation]) @ np.linalg.inv(intrinsics.astype(np.float64))
-    across = (rows[:, :1] * ((np.arange(width) + 0.5) / width)).astype(np.float32)
-    down = (rows[:, 1:2] * ((np.arange(height) + 0.5) / height) + rows[:, 2:]).astype(np.float32)
-    scale = _inverse_lengths(intrinsics.tobytes(), height, width)
-    for i, channel in enumerate(out):
-        np.add.outer(down[i], across[i], out=channel)
-        channel *= scale
+    height, width = out.shape[2:]
+    rotation, centre = c2w[:, :3, :3].astype(np.float64), c2w[:, :3, 3].astype(np.float64)
+    moment = np.cross(centre[:, :, None], rotation, axis=1)
+    rows = np.concatenate([moment, rotation], axis=1) @ np.linalg.inv(intrinsics.astype(np.float64))
+    across = (rows[..., :1] * ((np.arange(width) + 0.5) / width)).astype(np.float32)
+    down = (rows[..., 1:2] * ((np.arange(height) + 0.5) / height) + rows[..., 2:]).astype(np.float32)
+    for view, lens in enumerate(intrinsics):  # view by view, which stays in the cache
+        np.add(down[view, :, :, None], across[view, :, None], out=out[view])
+        out[view] *= _inverse_lengths(lens.tobytes(), height, width)
 
 
 @lru_cache(maxsize=16)
