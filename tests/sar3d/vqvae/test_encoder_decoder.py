@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sar3d.errors import UserError
 from sar3d.hub import convert_published
