@@ -221,7 +221,8 @@ def test_the_whole_folder_at_small(shared: Path, tmp_path: Path, record_property
         "train_vqvae.task.model={volume: {coarse: 24, fine: 0}}",
         "train_vqvae.data.supervise=1",
         "train_vqvae.train.steps=200",
-        "train_vqvae.train.batch=2",
+        "train_vqvae.train.batch=1",
+        "train_vqvae.train.log_every=1",
         "train_vqvae.train.schedule.warmup=20",
         "train_vqvae.evaluate_objects=2",
         "train_vqvae.draw_objects=2",
@@ -234,7 +235,7 @@ def test_the_whole_folder_at_small(shared: Path, tmp_path: Path, record_property
     third = len(loss) // 3
     first, last = sum(loss[:third]) / third, sum(loss[-third:]) / third
     record_property("mean loss, first and last third", f"{first:.3f}, {last:.3f}")
-    assert last < 0.8 * first
+    assert last < 0.9 * first
 
 
 def test_the_environment_has_no_tracking_server_of_its_own() -> None:
