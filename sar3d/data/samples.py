@@ -35,6 +35,16 @@ class Targets:
     normal: Tensor | None = None
     """(V, 3, H, W) float32 unit normals in the world frame, 0 on the background; None where they were not read."""
 
+    def first(self, count: int) -> "Targets":
+        """The first `count` views."""
+        return Targets(
+            self.image[:count],
+            self.depth[:count],
+            self.mask[:count],
+            self.cameras[:count],
+            None if self.normal is None else self.normal[:count],
+        )
+
 
 @dataclass(frozen=True)
 class Sample:

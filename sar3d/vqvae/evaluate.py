@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -179,10 +179,11 @@ def _spread(samples: Sequence[ViewSample], held_out: HeldOut) -> Iterator[int]:
 
 
 def _strip(model: VQVAE, sample: ViewSample, columns: int = 8) -> Float[Tensor, "3 h w"]:
+    sample = replace(sample, supervision=sample.supervision.first(columns))
     made = reconstruct(model, sample)
     true = (sample.supervision.image + 1) / 2
     normals = (made.normal.cpu() + 1) / 2 * made.opacity.cpu()[:, None] + (1 - made.opacity.cpu()[:, None])
-    rows = [true[:columns], made.rgb.cpu()[:columns], normals[:columns]]
+    rows = [true, made.rgb.cpu(), normals]
     strips = [rearrange(row, "v c h w -> c h (v w)") for row in rows]
     gap = torch.ones(3, true.shape[-2], 4)
     given = input_pictures(sample.encoder_input)[:3]
