@@ -7,7 +7,7 @@ from sar3d.data.view_dataset import Shown, ViewDataset, ViewSample
 
 
 class ShownSamples(Sequence[ViewSample]):
-    """The first view group of each of the first `limit` objects; picklable.
+    """The first view group of each object that has such views; picklable.
 
     Args:
         dataset: where the samples come from.
@@ -18,7 +18,7 @@ class ShownSamples(Sequence[ViewSample]):
     def __init__(self, dataset: ViewDataset, views: Shown, limit: int) -> None:
         self._dataset = dataset
         self._views: Shown = views
-        first = dataset.first_samples()
+        first = dataset.first_samples(views)
         count = min(limit, len(first))
         self._indices = [first[i * len(first) // count] for i in range(count)]
 

@@ -5,8 +5,7 @@ their objects in the same order, so a run of samples needs few row groups of eit
 """
 
 import os
-import threading
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from sar3d.data.condition_index import STORED_COLUMNS, ConditionIndex, build_condition_index, name_hashes
 from sar3d.data.conditions import DTYPE, Kind
-from sar3d.data.order import Integers, Order, permutation
-from sar3d.data.prefetch import batches
+from sar3d.data.order import Integers, permutation
 from sar3d.data.row_index import RowIndex, Selection, SplitName, build_index
-from sar3d.data.rowgroups import ParquetFiles, Shelf
+from sar3d.data.row_samples import RowSamples
+from sar3d.data.rowgroups import ParquetFiles
 from sar3d.data.tokens import TokensInfo, tokens_info
 from sar3d.errors import ObjectError, UserError
 from sar3d.training.seeds import SampleKey
@@ -84,7 +83,7 @@ class _StoredTokens:
     codes: NDArray[np.uint16]
 
 
-class TokenDataset:
+class TokenDataset(RowSamples[Key, TokenSample]):
     """The samples of a tokens dataset, joined with conditions; picklable. It is indexed when it is made.
 
     `vqvae` is the digest of the model that the codes must come from. Objects without a condition of the wanted kind
@@ -106,7 +105,7 @@ class TokenDataset:
     ) -> None:
         if not tokens:
             raise UserError("the tokens dataset has no files: cache the tokens first")
-        self.config = config or TokenDataConfig()
+        self.config: TokenDataConfig = config or TokenDataConfig()
         self.tokens, self.conditions = ParquetFiles(tokens), ParquetFiles(conditions)
         self.info = self._checked(vqvae)
         selection = Selection(split, self.config.val, self.config.test, None if uids is None else tuple(uids))
@@ -155,19 +154,6 @@ class TokenDataset:
         if not len(self._samples):
             raise UserError(f"no object has a {kind} condition: cache the conditions of the same objects as the tokens")
 
-    def _start(self) -> None:
-        self._bounds = np.concatenate([[0], np.cumsum(self.index.sizes)])
-        self._lock = threading.Lock()
-        self._shelf_made: Shelf[Key, Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        lazy = ("_bounds", "_lock", "_shelf_made")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
-
     @property
     def size(self) -> int:
         """Samples."""
@@ -195,48 +181,17 @@ class TokenDataset:
         cuts = np.flatnonzero((np.diff(block, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0))
         return np.diff(cuts, append=self.size)
 
-    def order(self, seed: int, batch: int, lanes: int | None = None, window: int | None = None) -> Order:
-        """The order of training with a global `batch`; `window` is the number of blocks a lane shuffles among."""
-        return Order(self.sizes, seed, batch, lanes, window)
-
-    def batches(
-        self, order: Order, start: int = 0, rank: int = 0, world: int = 1, prefetch: int = 2
-    ) -> Generator[tuple[int, list[tuple[SampleKey, TokenSample]]], None, None]:
-        """From step `start` on, endlessly: the step and the part of its global batch that falls to `rank` of `world`."""
-        return batches(
-            order,
-            self._shelf,
-            self._keys,
-            self._sample,
-            start=start,
-            rank=rank,
-            world=world,
-            prefetch=prefetch,
-            threads=self.config.threads,
-        )
-
     def samples(
         self, uids: Collection[str] | None = None, groups: Collection[int] | None = None
     ) -> Iterator[TokenSample]:
         """Samples in the order of the files, each with its first condition, limited to some objects or view groups."""
         for sample in range(self.size):
-            keys = self._keys(np.array([sample]))
-            self._shelf.hold(keys)
-            try:
+            with self._held(sample):
                 made = self._make(sample, 0)
                 if (uids is None or made.uid in uids) and (groups is None or made.group in groups):
                     yield made
-            finally:
-                self._shelf.release(keys)
 
     # ---- rows
-
-    @property
-    def _shelf(self) -> Shelf[Key, Any]:
-        with self._lock:
-            if self._shelf_made is None:
-                self._shelf_made = Shelf(self._load, self.config.keep_bytes)
-            return self._shelf_made
 
     def _load(self, key: Key) -> tuple[Any, int]:
         which, file, group = key

@@ -1,8 +1,7 @@
 """Training samples from a finished views dataset: what the encoder sees and what its output is compared with."""
 
 import os
-import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sar3d.data.order import Integers, Order, permutation
-from sar3d.data.prefetch import batches
+from sar3d.data.order import Integers, permutation
 from sar3d.data.row_index import RowIndex, Selection, SplitName, build_index
-from sar3d.data.rowgroups import Key, ParquetFiles, Shelf
+from sar3d.data.row_samples import RowSamples
+from sar3d.data.rowgroups import Key, ParquetFiles
 from sar3d.data.samples import ENCODER_VIEWS, Targets
 from sar3d.data.view_config import ViewDataConfig
 from sar3d.data.view_rows import TARGET_COLUMNS, Decoded, Place, StoredRows, decode_encoder, decode_targets, stored_rows
@@ -44,7 +43,7 @@ class ViewSample:
     """View ids of the supervising views."""
 
 
-class ViewDataset:
+class ViewDataset(RowSamples[Key, ViewSample]):
     """The samples of a views dataset, from its Parquet files; picklable. It is indexed when it is made.
 
     `files` are addresses of any file system that fsspec knows, in the order of the output, and `sizes` their bytes.
@@ -64,7 +63,7 @@ class ViewDataset:
     ) -> None:
         if not files:
             raise UserError("the views dataset has no files: render objects first")
-        self.config = config or ViewDataConfig()
+        self.config: ViewDataConfig = config or ViewDataConfig()
         self.files = ParquetFiles(files, sizes)
         self.resolution = check_views(self.files, resolution)
         selection = Selection(
@@ -80,19 +79,9 @@ class ViewDataset:
         self._start()
 
     def _start(self) -> None:
-        self._bounds = np.concatenate([[0], np.cumsum(self.index.sizes)])
-        self._shelf_made: Shelf[Key, StoredRows] | None = None
-        self._lock = threading.Lock()
+        super()._start()
         self._inputs: dict[int, Tensor] = {}
         self._targets: dict[tuple[Any, ...], Targets] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        lazy = ("_shelf_made", "_lock", "_inputs", "_targets", "_bounds")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
 
     @property
     def size(self) -> int:
@@ -115,26 +104,6 @@ class ViewDataset:
             return np.ones(self.size, np.int64)
         return self.index.sizes * self._per_row
 
-    def order(self, seed: int, batch: int, lanes: int | None = None, window: int | None = None) -> Order:
-        """The order of training with a global `batch`; `window` is the number of row groups a lane shuffles among."""
-        return Order(self.sizes, seed, batch, lanes, window)
-
-    def batches(
-        self, order: Order, start: int = 0, rank: int = 0, world: int = 1, prefetch: int = 2
-    ) -> Generator[tuple[int, list[tuple[SampleKey, ViewSample]]], None, None]:
-        """From step `start` on, endlessly: the step and the part of its global batch that falls to `rank` of `world`."""
-        return batches(
-            order,
-            self._shelf,
-            self._keys,
-            self._sample,
-            start=start,
-            rank=rank,
-            world=world,
-            prefetch=prefetch,
-            threads=self.config.threads,
-        )
-
     def samples(
         self,
         uids: Collection[str] | None = None,
@@ -154,30 +123,22 @@ class ViewDataset:
         if views == "held_out" and not (self.config.held_out or self.config.held_out_views):
             raise UserError("no views are held out: set held_out=1 or more, or held_out_views")
         for sample in range(self.size) if indices is None else indices:
-            keys = self._keys(np.array([sample]))
-            self._shelf.hold(keys)
-            try:
+            with self._held(sample):
                 rows, row = self._row(sample)
                 wanted = (uids is None or rows.uids[row] in uids) and (groups is None or rows.groups[row] in groups)
                 if wanted and self._shown(sample, views):
                     yield self._make(sample, views)
-            finally:
-                self._shelf.release(keys)
 
-    def first_samples(self) -> list[int]:
-        """The first sample of each object, in the order of the files."""
+    def first_samples(self, views: Shown = "all") -> list[int]:
+        """The first sample of each object that has such views, in the order of the files."""
         files = np.repeat(self.index.blocks[:, 0], self.index.sizes)
         new = (np.diff(files, prepend=-1) != 0) | (np.diff(self.index.spans[:, 0], prepend=-1) != 0)
-        return [int(row) * self._per_row for row in np.flatnonzero(new)]
+        first = [int(row) * self._per_row for row in np.flatnonzero(new)]
+        if views != "held_out" or self.config.held_out_views:
+            return first
+        return [sample for sample in first if self.index.held_out.get(self._object(sample)[:2])]
 
     # ---- rows
-
-    @property
-    def _shelf(self) -> Shelf[Key, StoredRows]:
-        with self._lock:
-            if self._shelf_made is None:
-                self._shelf_made = Shelf(self._load, self.config.keep_bytes)
-            return self._shelf_made
 
     def _load(self, key: Key) -> tuple[StoredRows, int]:
         columns = TARGET_COLUMNS + (("normal",) if self.config.normals else ())
