@@ -4,21 +4,18 @@ import argparse
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from sar3d.ar.config import ARConfig, ConditionKind
 from sar3d.errors import UserError
+from sar3d.vqvae.config import VQVAEConfig
 
 
-def convert(
-    path: str,
-    out: str,
-    say: Callable[[str], None],
-    *,
-    decoder_heads: int | None = None,
-    encoder_heads: int | None = None,
-    scales: tuple[int, ...] | None = None,
-) -> int:
+def convert(path: str, out: str, say: Callable[[str], None], **options: Any) -> int:
     """Convert the checkpoint at `path` into the folder `out` and say what was inferred; returns the exit code.
+
+    Args:
+        options: of `sar3d.hub.convert_published`; None for those that were not given.
 
     Raises:
         UserError: the checkpoint cannot be read safely or converted, or `out` holds another model. Nothing is written.
@@ -26,25 +23,21 @@ def convert(
     from sar3d.hub import convert_published, save_pretrained
 
     _check_target(Path(out))
-    model = convert_published(path, decoder_heads=decoder_heads, encoder_heads=encoder_heads, scales=scales)
+    model = convert_published(path, **options)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     save_pretrained(model, out, extra={_ORIGIN: Path(path).name, "sha256": digest})
-    parameters = sum(p.numel() for p in model.parameters())
-    say(f"{path}: a published VQVAE of {parameters:,} parameters")
-    say(_sizes(model))
-    guessed = [
-        f"{option} {heads}"
-        for option, heads, given in (
-            ("--decoder-heads", model.config.decoder.heads, decoder_heads),
-            ("--encoder-heads", model.config.encoder.attention_heads, encoder_heads),
-        )
-        if given is None
-    ]
-    if guessed:
+    kind, sizes, taken = _described(model.config)
+    say(f"{path}: a published {kind} of {sum(p.numel() for p in model.parameters()):,} parameters")
+    say(sizes)
+    if guessed := [f"{flag} {value}" for flag, value in taken.items() if options.get(_option(flag)) is None]:
         say(f"taken for granted, since tensor shapes do not tell it: {' '.join(guessed)}")
     say(f"saved in {out}")
     return 0
+
+
+def _option(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 _ORIGIN = "converted_from"
@@ -58,15 +51,22 @@ def _check_target(out: Path) -> None:
         raise UserError(f"{out} holds a model that was not converted: choose another folder for --out")
 
 
-def _sizes(model: Any) -> str:
-    config = model.config
+def _described(config: VQVAEConfig | ARConfig) -> tuple[str, str, dict[str, Any]]:
+    """What the model is, its sizes, and what tensor shapes do not tell, by option."""
+    if isinstance(config, ARConfig):
+        sizes = (
+            f"{config.depth} blocks × {config.width}, {config.heads} heads, {config.codes} codes of {config.dim}, "
+            f"{config.tokens} tokens at scales {list(config.scales)}, conditions of {config.condition_width} channels"
+        )
+        return "transformer", sizes, {"--condition": config.condition}
     encoder, quantizer, decoder = config.encoder, config.quantizer, config.decoder
-    return (
+    sizes = (
         f"{encoder.views} views of {config.resolution}², encoder {encoder.channels} × {list(encoder.multipliers)}, "
         f"{quantizer.codes} codes of {quantizer.dim}, {config.tokens} tokens at scales {list(quantizer.scales)}, "
         f"decoder of {decoder.depth} blocks × {decoder.width}, triplane 3 × {decoder.plane_channels} × "
         f"{config.plane_side}²"
     )
+    return "VQVAE", sizes, {"--decoder-heads": decoder.heads, "--encoder-heads": encoder.attention_heads}
 
 
 def add_command(commands: Any) -> None:
@@ -77,6 +77,7 @@ def add_command(commands: Any) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     sub.add_argument("--decoder-heads", type=_positive, metavar="N", help="attention heads of the decoder")
     sub.add_argument("--encoder-heads", type=_positive, metavar="N", help="heads of the encoder's cross-view attention")
+    sub.add_argument("--condition", choices=get_args(ConditionKind), help="what a transformer is conditioned on")
     sub.add_argument("--scales", type=_scales, metavar="N,N,…", help="sides of the token maps, if not the published")
     sub.set_defaults(call=_call)
 
@@ -84,14 +85,8 @@ def add_command(commands: Any) -> None:
 def _call(parsed: argparse.Namespace) -> int:
     from pipelines.runtime.progress import say
 
-    return convert(
-        parsed.published,
-        parsed.out,
-        say,
-        decoder_heads=parsed.decoder_heads,
-        encoder_heads=parsed.encoder_heads,
-        scales=parsed.scales,
-    )
+    names = ("decoder_heads", "encoder_heads", "condition", "scales")
+    return convert(parsed.published, parsed.out, say, **{name: getattr(parsed, name) for name in names})
 
 
 def _positive(text: str) -> int:

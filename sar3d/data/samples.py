@@ -84,26 +84,23 @@ def encoder_channels(
 def _pluecker_channels(c2w: NDArray[np.float32], intrinsics: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Plücker coordinates of the pixels of V cameras into `out` (V, 6, H, W).
 
-    Moment and direction are linear in the pixel's place, but for the direction's length, which the views share. This
-    takes a fraction of the time of rays made one by one, and agrees with `sar3d.geometry.pluecker` to 1e-6.
+    Moment and direction are linear in the direction before the camera, which the views of a lens share: one small
+    matrix product a view, a fraction of the time of rays made one by one. Agrees with `sar3d.geometry.pluecker` to 1e-6.
     """
     height, width = out.shape[2:]
     rotation, centre = c2w[:, :3, :3].astype(np.float64), c2w[:, :3, 3].astype(np.float64)
     moment = np.cross(centre[:, :, None], rotation, axis=1)
-    rows = np.concatenate([moment, rotation], axis=1) @ np.linalg.inv(intrinsics.astype(np.float64))
-    across = (rows[..., :1] * ((np.arange(width) + 0.5) / width)).astype(np.float32)
-    down = (rows[..., 1:2] * ((np.arange(height) + 0.5) / height) + rows[..., 2:]).astype(np.float32)
-    for view, lens in enumerate(intrinsics):  # view by view, which stays in the cache
-        np.add(down[view, :, :, None], across[view, :, None], out=out[view])
-        out[view] *= _inverse_lengths(lens.tobytes(), height, width)
+    rows = np.concatenate([moment, rotation], axis=1).astype(np.float32)
+    for view, lens in enumerate(intrinsics):
+        np.matmul(rows[view], _unit_directions(lens.tobytes(), height, width), out=out[view].reshape(6, -1))
 
 
 @lru_cache(maxsize=16)
-def _inverse_lengths(intrinsics: bytes, height: int, width: int) -> NDArray[np.float32]:
-    """(H, W): the depth, along a camera's axis, of one unit of way along each pixel's ray; the matrix is 9 float32."""
+def _unit_directions(intrinsics: bytes, height: int, width: int) -> NDArray[np.float32]:
+    """(3, H·W) directions of the pixels' rays before the camera; the matrix is 9 float32."""
     lens = np.frombuffer(intrinsics, np.float32).reshape(3, 3)
     _, directions = camera_rays(np.eye(4), lens, height, width)
-    return np.ascontiguousarray(directions[..., 2], np.float32)
+    return np.ascontiguousarray(directions.reshape(-1, 3).T, np.float32)
 
 
 def targets(views: Views, indices: Sequence[int], normals: bool = True) -> Targets:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sar3d.data.decode import read_png
+from sar3d.data.decode import Inflated, Pixels, inflate_png, unfilter
 from sar3d.data.samples import Targets, encoder_channels, view_targets
 from sar3d.errors import ObjectError
 
@@ -112,15 +112,21 @@ def decode_targets(views: Sequence[Place], resolution: int, normals: bool, seen:
 
 def _stack(views: Sequence[Place], column: str, resolution: int, seen: Decoded) -> NDArray[Any]:
     """The pictures of one column, (V, H, W), (V, H, W, 3) for rgb, (V, 3, H, W) for normals."""
-    shape, dtype, read = _READ[column]
+    shape, dtype, write = _WRITE[column]
     stacked: NDArray[Any] = np.empty((len(views), *(resolution if n == 0 else n for n in shape)), dtype)
+    fresh, known = [], []
     for out, view in zip(stacked, views, strict=True):
         key = (id(view[0]), view[1], column)
         if key in seen:
-            out[:] = seen[key]
+            known.append((out, seen[key]))
         else:
-            read(view, out)
+            fresh.append((view, out, _inflate(view, column)))
             seen[key] = out
+    for (view, out, inflated), pixels in zip(fresh, unfilter([picture for _, _, picture in fresh]), strict=True):
+        _check(view, column, pixels, resolution)
+        write(view, pixels, inflated.texts, out)
+    for out, source in known:
+        out[:] = source
     return stacked
 
 
@@ -128,25 +134,19 @@ def _cameras(views: Sequence[Place]) -> tuple[NDArray[np.float32], NDArray[np.fl
     return np.stack([rows.c2w[i] for rows, i in views]), np.stack([rows.intrinsics[i] for rows, i in views])
 
 
-def _read_rgb(view: Place, out: NDArray[np.uint8]) -> None:
-    out[:] = _decode(view, "rgb", len(out))[0]
+def _write_bytes(view: Place, pixels: Pixels, texts: dict[str, str], out: NDArray[np.uint8]) -> None:
+    out[:] = pixels
 
 
-def _read_alpha(view: Place, out: NDArray[np.uint8]) -> None:
-    out[:] = _decode(view, "alpha", len(out))[0]
-
-
-def _read_depth(view: Place, out: NDArray[np.float32]) -> None:
-    steps, texts = _decode(view, "depth", len(out))
+def _write_depth(view: Place, pixels: Pixels, texts: dict[str, str], out: NDArray[np.float32]) -> None:
     if "depth_scale" not in texts:
         raise _bad_picture(view, "depth", "it has no depth_scale")
     # In double precision, then rounded once, as everywhere.
-    np.multiply(steps, np.float64(texts["depth_scale"]), out=out, casting="unsafe")
+    np.multiply(pixels, np.float64(texts["depth_scale"]), out=out, casting="unsafe")
 
 
-def _read_normal(view: Place, out: NDArray[np.float32]) -> None:
+def _write_normal(view: Place, pixels: Pixels, texts: dict[str, str], out: NDArray[np.float32]) -> None:
     """Unit normals; 0 on the background."""
-    pixels = _decode(view, "normal", out.shape[1])[0]
     out.fill(0)
     drawn = pixels.reshape(len(pixels), -1) != _NEUTRAL
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0)) // 3
@@ -154,32 +154,35 @@ def _read_normal(view: Place, out: NDArray[np.float32]) -> None:
         return
     # Most of a render is background: only the rectangle around the object is computed.
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    vectors = np.ascontiguousarray(np.moveaxis(pixels[box], -1, 0)) * np.float32(2 / 255)
+    vectors: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(pixels[box], -1, 0), np.float32)
+    vectors *= np.float32(2 / 255)
     vectors -= np.float32(1)
     square = vectors[0] * vectors[0] + vectors[1] * vectors[1] + vectors[2] * vectors[2]
     square[square <= _SHORTEST_NORMAL**2] = np.inf
     np.divide(vectors, np.sqrt(square), out=out[:, *box])
 
 
-_READ: dict[str, tuple[tuple[int, ...], type, Callable[[Place, NDArray[Any]], None]]] = {
-    "rgb": ((0, 0, 3), np.uint8, _read_rgb),
-    "alpha": ((0, 0), np.uint8, _read_alpha),
-    "depth": ((0, 0), np.float32, _read_depth),
-    "normal": ((3, 0, 0), np.float32, _read_normal),
+_WRITE: dict[str, tuple[tuple[int, ...], type, Callable[[Place, Pixels, dict[str, str], NDArray[Any]], None]]] = {
+    "rgb": ((0, 0, 3), np.uint8, _write_bytes),
+    "alpha": ((0, 0), np.uint8, _write_bytes),
+    "depth": ((0, 0), np.float32, _write_depth),
+    "normal": ((3, 0, 0), np.float32, _write_normal),
 }
-"""Shape (0 stands for the resolution), type and reader of each column."""
+"""Shape (0 stands for the resolution) and type of each column, and what turns its pixels and texts into that."""
 
 
-def _decode(view: Place, column: str, resolution: int) -> tuple[NDArray[Any], dict[str, str]]:
+def _inflate(view: Place, column: str) -> Inflated:
     rows, i = view
     try:
-        pixels, texts = read_png(memoryview(rows.pictures[column][i].as_buffer()))
+        return inflate_png(memoryview(rows.pictures[column][i].as_buffer()))
     except ValueError as error:
         raise _bad_picture(view, column, str(error)) from error
+
+
+def _check(view: Place, column: str, pixels: Pixels, resolution: int) -> None:
     shape = (resolution, resolution, *([3] if column in ("rgb", "normal") else []))
     if pixels.shape != shape or pixels.dtype != (np.uint16 if column == "depth" else np.uint8):
         raise _bad_picture(view, column, f"it is {pixels.dtype} of {pixels.shape}, not of the views format")
-    return pixels, texts
 
 
 def _bad_picture(view: Place, column: str, reason: str) -> ObjectError:

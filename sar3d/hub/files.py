@@ -49,7 +49,8 @@ def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, what is not used is not read: published transformers lie beside their optimiser's state.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         # A damaged file breaks the unpickler wherever it stumbles: nearly any exception may come out.
         code = [name for name in _globals(path) if not _HARMLESS.fullmatch(name)]

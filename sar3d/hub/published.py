@@ -5,8 +5,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sar3d.ar.config import ConditionKind
+from sar3d.ar.transformer import ARTransformer
 from sar3d.errors import UserError
-from sar3d.hub import vqvae
+from sar3d.hub import ar, vqvae
 from sar3d.hub.files import read_tensors
 from sar3d.vqvae.model import VQVAE
 
@@ -24,31 +26,41 @@ def convert_published(
     decoder_heads: int | None = None,
     encoder_heads: int | None = None,
     scales: tuple[int, ...] | None = None,
-) -> VQVAE:
+    condition: ConditionKind | None = None,
+) -> VQVAE | ARTransformer:
     """Our model of a published checkpoint, its configuration inferred from tensor names and shapes.
 
     Args:
         path: .pt, .pth or .safetensors.
-        decoder_heads, encoder_heads, scales: what shapes do not tell, see `sar3d.hub.vqvae.infer_config`.
+        decoder_heads, encoder_heads: what the shapes of a VQVAE do not tell, see `sar3d.hub.vqvae.infer_config`.
+        scales: of both, if not the published ones.
+        condition: what the shapes of a transformer may not tell, see `sar3d.hub.ar.infer_config`.
 
     Raises:
-        UserError: the file cannot be read safely, or is no checkpoint that can be converted; nothing is loaded.
+        UserError: the file cannot be read safely, or is no checkpoint that can be converted, or an argument is given
+            that does not concern it; nothing is loaded.
     """
     path = Path(path)
     tensors = read_tensors(path)
     mark = next((m for m in MARKS if m in tensors), None)
     if mark is None:
         raise UserError(f"{path} is no published SAR3D checkpoint: it has none of the tensors {', '.join(MARKS)}")
+    if MARKS[mark] == "transformer":
+        if decoder_heads or encoder_heads:
+            raise UserError(f"{path} is a SAR3D transformer, whose tensors tell its heads: give no number of heads")
+        return ar.from_published(tensors, str(path), condition=condition, scales=scales)
     if MARKS[mark] != "VQVAE":
         raise UserError(
             f"{path} is a SAR3D {MARKS[mark]} (it has the tensor {mark}), which cannot be converted yet: "
             "give the VQVAE with the radiance field"
         )
+    if condition:
+        raise UserError(f"{path} is a SAR3D VQVAE, which knows no condition: give none")
     return vqvae.from_published(
         tensors, str(path), decoder_heads=decoder_heads, encoder_heads=encoder_heads, scales=scales
     )
 
 
-def to_published(model: VQVAE) -> dict[str, Tensor]:
-    """The model's tensors as a published checkpoint has them, see `sar3d.hub.vqvae.to_published`."""
-    return vqvae.to_published(model)
+def to_published(model: VQVAE | ARTransformer) -> dict[str, Tensor]:
+    """The model's tensors as a published checkpoint has them, see `to_published` of its kind's module."""
+    return ar.to_published(model) if isinstance(model, ARTransformer) else vqvae.to_published(model)

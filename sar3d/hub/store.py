@@ -6,14 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from sar3d.ar import config as ar_config
+from sar3d.ar.transformer import ARTransformer
 from sar3d.errors import UserError
+from sar3d.hub.ar import empty_transformer
 from sar3d.hub.files import Tensors, load_strictly, read_json, read_safetensors
+from sar3d.llm.model import SAR3DLM
 from sar3d.vqvae import config as vqvae_config
 from sar3d.vqvae.model import VQVAE
 
@@ -23,7 +27,7 @@ FORMAT = 1
 """Layout of the folder; raised when older readers would go wrong."""
 
 
-Model = VQVAE
+Model = VQVAE | ARTransformer | SAR3DLM
 """Every kind of model that can be saved and loaded."""
 
 
@@ -32,9 +36,9 @@ class Kind:
     """How one kind of model becomes values of config.json and back."""
 
     model: type[Model]
-    config: Callable[[Model], dict[str, Any]]
+    config: Callable[[Any], dict[str, Any]]
     build: Callable[[dict[str, Any]], Model]
-    """Raises `UserError` for values that are wrong."""
+    """A model whose weights may be anything. Raises `UserError` for values that are wrong."""
 
 
 KINDS: dict[str, Kind] = {
@@ -43,7 +47,15 @@ KINDS: dict[str, Kind] = {
         config=lambda model: vqvae_config.to_dict(model.config),
         build=lambda values: VQVAE(vqvae_config.from_dict(values)),
     ),
+    "ar": Kind(
+        model=ARTransformer,
+        config=lambda model: ar_config.to_dict(model.config),
+        build=lambda values: empty_transformer(ar_config.from_dict(values)),
+    ),
 }
+
+LLM = "llm"
+"""A kind whose folder holds a language model as well; `sar3d.hub.llm` saves and loads it."""
 
 
 def save_pretrained(model: Model, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -58,20 +70,25 @@ def save_pretrained(model: Model, folder: str | Path, extra: dict[str, Any] | No
         UserError: the folder cannot be written.
         TypeError: the model is of no known kind.
     """
+    if isinstance(model, SAR3DLM):
+        from sar3d.hub import llm
+
+        return llm.save(model, folder, extra)
     kind = next((name for name, k in KINDS.items() if type(model) is k.model), None)
     if kind is None:
         raise TypeError(f"{type(model).__name__} is no kind of model that can be saved: {', '.join(KINDS)}")
     described = {"kind": kind, "format": FORMAT, "config": KINDS[kind].config(model), "extra": extra or {}}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     try:
-        _write(Path(folder), tensors, json.dumps(described, indent=2) + "\n")
+        write_folder(Path(folder), tensors, json.dumps(described, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the model cannot be saved in {folder} ({error}): choose a folder that can be written"
         ) from error
 
 
-def _write(folder: Path, tensors: Tensors, described: str) -> None:
+def write_folder(folder: Path, tensors: Tensors, described: str) -> None:
+    """Write model.safetensors and config.json of a folder; `described` is the text of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, text = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, CONFIG))
     try:
@@ -99,6 +116,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@overload
+def from_pretrained(
+    folder_or_file: str | Path, device: str | torch.device = "cpu", *, kind: Literal["vqvae"]
+) -> VQVAE: ...
+
+
+@overload
+def from_pretrained(
+    folder_or_file: str | Path, device: str | torch.device = "cpu", *, kind: Literal["ar"]
+) -> ARTransformer: ...
+
+
+@overload
+def from_pretrained(
+    folder_or_file: str | Path, device: str | torch.device = "cpu", *, kind: Literal["llm"]
+) -> SAR3DLM: ...
+
+
+@overload
+def from_pretrained(
+    folder_or_file: str | Path, device: str | torch.device = "cpu", *, kind: str | None = None
+) -> Any: ...
+
+
 def from_pretrained(
     folder_or_file: str | Path, device: str | torch.device = "cpu", *, kind: str | None = None
 ) -> Model:
@@ -112,10 +153,14 @@ def from_pretrained(
     Raises:
         UserError: no such folder, a damaged file, another kind of model, tensors that do not fit; nothing is loaded.
     """
-    folder = _folder(folder_or_file)
+    folder = folder_of(folder_or_file)
     described = describe(folder)
     if kind is not None and described["kind"] != kind:
         raise UserError(f"{folder} holds a model of kind {described['kind']}, not {kind}: give the folder of a {kind}")
+    if described["kind"] == LLM:
+        from sar3d.hub import llm
+
+        return llm.load(folder, device)
     tensors = read_safetensors(folder / WEIGHTS)
     with torch.random.fork_rng(devices=[]):
         model = KINDS[described["kind"]].build(described["config"])
@@ -125,12 +170,13 @@ def from_pretrained(
 
 def describe(folder_or_file: str | Path) -> dict[str, Any]:
     """What config.json says: `kind`, `format`, `config` and `extra`. Raises `UserError` where there is none."""
-    folder = _folder(folder_or_file)
+    folder = folder_of(folder_or_file)
     described = read_json(folder / CONFIG)
     kind, version = described.get("kind"), described.get("format")
-    if kind not in tuple(KINDS):
+    kinds = (*KINDS, LLM)
+    if kind not in kinds:
         raise UserError(
-            f"{folder} holds a model of kind {kind!r}, which is none of {', '.join(KINDS)}: give another folder"
+            f"{folder} holds a model of kind {kind!r}, which is none of {', '.join(kinds)}: give another folder"
         )
     if version != FORMAT:
         raise UserError(f"{folder} has the format {version!r}, this version reads {FORMAT}: save the model again")
@@ -141,7 +187,7 @@ def describe(folder_or_file: str | Path) -> dict[str, Any]:
 
 def digest(folder: str | Path) -> str:
     """sha256, in hex, of what decides the model's outputs: its weights, kind and configuration."""
-    folder = _folder(folder)
+    folder = folder_of(folder)
     described = describe(folder)
     stable = json.dumps([described["kind"], described["config"]], sort_keys=True)
     with (folder / WEIGHTS).open("rb") as file:
@@ -149,7 +195,8 @@ def digest(folder: str | Path) -> str:
     return hashlib.sha256(f"{stable}{weights}".encode()).hexdigest()
 
 
-def _folder(path: str | Path) -> Path:
+def folder_of(path: str | Path) -> Path:
+    """The folder of a model, given itself or its model.safetensors. Raises `UserError` where there is none."""
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin") and path.is_file():
         raise UserError(f"{path} is no saved model but a PyTorch checkpoint: convert it with `sar3d convert`")

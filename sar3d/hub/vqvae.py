@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from sar3d.errors import UserError
 from sar3d.hub.files import Tensors, load_strictly
-from sar3d.hub.names import Table, count, ours_to_theirs, theirs_to_ours
+from sar3d.hub.names import Table, ours_to_theirs, theirs_to_ours
+from sar3d.hub.shapes import Shapes
 from sar3d.vqvae.config import PLANES, DecoderConfig, EncoderConfig, FieldConfig, QuantizerConfig, VQVAEConfig
 from sar3d.vqvae.model import VQVAE
 
@@ -91,7 +92,7 @@ def infer_config(
     Raises:
         UserError: a tensor that tells the configuration is missing, or shapes contradict each other.
     """
-    shapes = _Shapes(tensors, source)
+    shapes = Shapes(tensors, source, "published SAR3D VQVAE")
     encoder = _encoder(shapes, encoder_heads)
     quantizer = _quantizer(shapes, scales)
     side = quantizer.scales[-1]
@@ -111,43 +112,7 @@ def usual_heads(width: int) -> int:
     return next((width // d for d in (64, 32, 16, 8) if width % d == 0 and width >= 2 * d), 1)
 
 
-class _Shapes:
-    """Shapes of a checkpoint's tensors; a missing one is the user's error."""
-
-    def __init__(self, tensors: Tensors, source: str) -> None:
-        self.tensors = tensors
-        self.source = source
-
-    def __call__(self, name: str, dimensions: int) -> tuple[int, ...]:
-        if name not in self.tensors:
-            raise UserError(f"{self.source} lacks the tensor {name}: it is incomplete or no published SAR3D VQVAE")
-        shape = tuple(self.tensors[name].shape)
-        if len(shape) != dimensions or 0 in shape:
-            raise UserError(
-                f"{self.source} has the tensor {name} as {list(shape)}, where {dimensions} dimensions belong: "
-                "it is no published SAR3D VQVAE"
-            )
-        return shape
-
-    def rows(self, name: str, of: int, dimensions: int) -> int:
-        """First dimension of a tensor in units of `of`."""
-        size = self(name, dimensions)[0]
-        if size % of:
-            raise UserError(
-                f"{self.source} has the tensor {name} with {size} rows, no multiple of {of}: "
-                "it is no published SAR3D VQVAE"
-            )
-        return size // of
-
-    def layers(self, prefix: str) -> int:
-        """How many layers of a list there are."""
-        found = count(self.tensors, prefix)
-        if not found:
-            raise UserError(f"{self.source} has no tensor {prefix}.0: it is incomplete or no published SAR3D VQVAE")
-        return found
-
-
-def _encoder(shapes: _Shapes, heads: int | None) -> EncoderConfig:
+def _encoder(shapes: Shapes, heads: int | None) -> EncoderConfig:
     channels, in_channels = shapes("encoder.conv_in.weight", 4)[:2]
     levels = range(shapes.layers("encoder.down"))
     width = shapes(f"{_MID}.proj_in.weight", 4)[0]
@@ -163,7 +128,7 @@ def _encoder(shapes: _Shapes, heads: int | None) -> EncoderConfig:
     )
 
 
-def _quantizer(shapes: _Shapes, scales: tuple[int, ...] | None) -> QuantizerConfig:
+def _quantizer(shapes: Shapes, scales: tuple[int, ...] | None) -> QuantizerConfig:
     codes, dim = shapes(f"{_LATENT}.quantize.embedding.weight", 2)
     tokens = shapes(f"{_DIT}.pos_embed", 3)[1]
     side = math.isqrt(tokens // PLANES)
@@ -179,7 +144,7 @@ def _quantizer(shapes: _Shapes, scales: tuple[int, ...] | None) -> QuantizerConf
     return QuantizerConfig(codes=codes, dim=dim, scales=scales, phi=phi, rule="published")
 
 
-def _decoder(shapes: _Shapes, heads: int | None) -> DecoderConfig:
+def _decoder(shapes: Shapes, heads: int | None) -> DecoderConfig:
     width = shapes(f"{_DIT}.pos_embed", 3)[2]
     levels = range(shapes.layers(f"{_SR}.up"))
     widths = [shapes(f"{_SR}.up.{i}.block.0.conv1.weight", 4)[0] for i in levels]

@@ -161,14 +161,6 @@ def test_flexicubes_is_refused_by_name(shared: Path, tmp_path: Path) -> None:
         convert_published(tmp_path / "flexicubes.pt")
 
 
-def test_transformers_are_refused_by_name(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"SAR3D transformer .*cannot be converted yet"):
-        convert_published(shared / "goldens" / "tiny_ar_image.safetensors")
-    torch.save({"trainer": {"config": {}, "var_wo_ddp": {"pos_1LC": torch.zeros(1)}}}, tmp_path / "ar.pth")
-    with pytest.raises(UserError, match=r"SAR3D transformer .*cannot be converted yet"):
-        convert_published(tmp_path / "ar.pth")
-
-
 class Code:
     """Runs a command when it is unpickled."""
 

@@ -1,0 +1,168 @@
+"""Drawing codes from logits: the plain way over all codes, and the fast way inside the most probable ones.
+
+Both invert the cumulative distribution of the kept codes, sorted by descending probability and equal ones by number,
+at the same uniform numbers; so they agree with each other, and a CPU with a GPU.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sar3d.ar.decoding_config import Decoding
+
+_SOFTEST, _SHARPENING, _SHARPEST = 0.27, 0.95, 0.005
+"""Temperature of the Gumbel-softmax: 0.27 · (1 - 0.95 · ratio), at least 0.005 (published.md, transformer)."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The most probable codes of each of N positions, in descending order, equal ones by number."""
+
+    codes: Int[Tensor, "N k"]
+    logits: Float[Tensor, "N k"]
+    kept: Bool[Tensor, "N k"]
+    """What top-p leaves: always the first, and no code after one that is dropped."""
+
+
+class Noise:
+    """The random numbers of a batch of samples: each sample's come from its own seed, whatever the batch.
+
+    Args:
+        seeds: one per sample, from 0 to 2^64 - 1.
+        tokens: L, uniform numbers per sample.
+        device: where they are wanted. They are drawn on the CPU.
+    """
+
+    def __init__(self, seeds: Sequence[int], tokens: int, device: torch.device | str = "cpu") -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn = [torch.rand(tokens, generator=g, dtype=torch.float64) for g in self._generators]
+        self.device = torch.device(device)
+        self.uniform: Float[Tensor, "B L"] = torch.stack(drawn).to(device)
+        """In [0, 1), float64."""
+
+    def gumbel(self, length: int, candidates: int) -> Float[Tensor, "B l k"]:
+        """Gumbel noise of the next scale: by rank of the candidate, not by code. Call it once per scale, in order."""
+        shape = (length, candidates)
+        drawn = [torch.empty(shape).exponential_(generator=g) for g in self._generators]
+        return -torch.stack(drawn).log().to(self.device)
+
+
+def guidance_of(decoding: Decoding, scale: int, scales: int) -> float:
+    """t: logits are (1 + t) · conditional - t · unconditional. 0 at the coarsest scale (published.md, transformer)."""
+    return decoding.guidance * ratio_of(scale, scales)
+
+
+def ratio_of(scale: int, scales: int) -> float:
+    """Place of a scale in [0, 1], coarse to fine."""
+    return scale / max(1, scales - 1)
+
+
+def smooth_temperature(ratio: float) -> float:
+    """Temperature of the Gumbel-softmax at a scale's place (published.md, transformer)."""
+    return max(_SOFTEST * (1 - _SHARPENING * ratio), _SHARPEST)
+
+
+def draw_plain(
+    logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], decoding: Decoding
+) -> tuple[Int[Tensor, " N"], Candidates]:
+    """One code per position by the published steps over all codes; also the candidates, for `mix`.
+
+    Args:
+        logits: guided.
+        uniform: in [0, 1), float64.
+    """
+    ordered, codes = torch.sort(logits.float() / decoding.temperature, dim=-1, descending=True, stable=True)
+    if decoding.top_k:
+        ordered, codes = ordered[:, : decoding.top_k], codes[:, : decoding.top_k]
+    ascending = ordered.double().softmax(-1).flip(-1)
+    dropped = ascending.cumsum(-1) <= 1 - decoding.top_p
+    dropped[:, -1] = False
+    kept = ~dropped.flip(-1) if decoding.top_p < 1 else torch.ones_like(dropped)
+    probability = ordered.double().masked_fill(~kept, -math.inf).softmax(-1)
+    cumulative = probability.cumsum(-1)
+    below = cumulative <= uniform[:, None] * cumulative[:, -1:]
+    place = below.sum(-1).clamp(max=kept.sum(-1) - 1)
+    return codes.gather(-1, place[:, None])[:, 0], Candidates(codes, ordered, kept)
+
+
+def draw(
+    logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], decoding: Decoding
+) -> tuple[Int[Tensor, " N"], Candidates]:
+    """What `draw_plain` gives, without sorting all codes and without waiting for the device.
+
+    Args:
+        logits: guided; float32 for codes that are equal to the plain ones.
+        uniform: in [0, 1), float64.
+    """
+    if decoding.temperature != 1:
+        logits = logits / decoding.temperature
+    codes, ordered = most_probable(logits, decoding.top_k or logits.shape[-1])
+    weight = (ordered - ordered[:, :1]).double().exp_()
+    cumulative = weight.cumsum(-1)
+    before = cumulative - weight
+    kept = before < decoding.top_p * cumulative[:, -1:]
+    mass = (weight * kept).sum(-1)
+    place = ((cumulative <= (uniform * mass)[:, None]) & kept).sum(-1).clamp(max=kept.sum(-1) - 1)
+    return codes.gather(-1, place[:, None])[:, 0], Candidates(codes, ordered, kept)
+
+
+def most_probable(logits: Float[Tensor, "N K"], k: int) -> tuple[Int[Tensor, "N k"], Float[Tensor, "N k"]]:
+    """The k greatest logits and their codes in descending order, equal ones by number, as a stable sort gives them."""
+    count = logits.shape[-1]
+    if k >= count:
+        ordered, codes = torch.sort(logits, dim=-1, descending=True, stable=True)
+        return codes, ordered
+    if k == 1:
+        codes = logits.argmax(-1, keepdim=True)  # documented to be the first of equal ones
+        return codes, logits.gather(-1, codes)
+    if logits.is_cuda:
+        codes = _keys(logits).topk(k).indices
+        return codes, logits.gather(-1, codes)
+    return _most_probable_cpu(logits, k)
+
+
+def _keys(logits: Float[Tensor, "N K"]) -> Int[Tensor, "N K"]:
+    """Integers, all different in a row, in the order of the logits and, for equal ones, against that of the codes.
+
+    `topk` orders equal values arbitrarily; finding ties first would make the host wait for the device.
+    """
+    bits = (logits.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return (ordered << 32) | torch.arange(logits.shape[-1] - 1, -1, -1, device=logits.device)
+
+
+def _most_probable_cpu(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`topk`, and the keys for the rare rows where the last of the k equals the next."""
+    values, codes = logits.topk(k + 1)
+    tied = (values[:, k - 1] == values[:, k]).nonzero().flatten()
+    codes = codes[:, :k].contiguous()
+    if len(tied):
+        codes[tied] = _keys(logits[tied]).topk(k).indices
+    # Two stable sorts: by number, then by value.
+    codes = codes.sort(-1).values
+    ordered, by_value = logits.gather(-1, codes).sort(dim=-1, descending=True, stable=True)
+    return codes.gather(-1, by_value), ordered
+
+
+def mix(
+    candidates: Candidates,
+    noise: Float[Tensor, "N k"],
+    unit_codes: Float[Tensor, "K D"],
+    ratio: float,
+) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
+    """Code vectors mixed by a Gumbel-softmax of the kept candidates, and the code of the greatest weight in each.
+
+    Args:
+        noise: Gumbel noise by rank.
+        unit_codes: the codebook, normalised.
+        ratio: place of the scale in [0, 1].
+    """
+    scores = (candidates.logits.float() * (1 + ratio) + noise) / smooth_temperature(ratio)
+    weights = scores.masked_fill(~candidates.kept, -math.inf).softmax(-1)
+    vectors = torch.einsum("nk,nkd->nd", weights, F.embedding(candidates.codes, unit_codes))
+    return vectors, candidates.codes.gather(-1, weights.argmax(-1, keepdim=True))[:, 0]

@@ -1,0 +1,111 @@
+"""What decoding takes and gives, whichever way it runs."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sar3d.ar.condition import Condition
+from sar3d.ar.transformer import ARTransformer
+from sar3d.errors import UserError
+from sar3d.vqvae.quantizer import MultiScaleQuantizer
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""Of the transformer's matrix products and cached keys; embeddings, logits, drawing and codes are float32."""
+
+
+@dataclass
+class Generated:
+    """What was generated for B prompts."""
+
+    tokens: Int[Tensor, "B L"]
+    """Codes: scale after scale, plane after plane, row-major. With `smooth` the nearest account of f̂: the code of the
+    greatest weight at each place."""
+    f_hat: Float[Tensor, "BP D G G"]
+    """Quantised latent planes, row 3b + p = plane p of sample b: what `VQVAE.decode` takes."""
+
+
+@dataclass(frozen=True)
+class DecodedScale:
+    """One scale, just decoded."""
+
+    scale: int
+    tokens: Int[Tensor, "B l"]
+    f_hat: Float[Tensor, "BP D G G"]
+    """All scales so far."""
+    logits: Callable[[], Float[Tensor, "B l K"]]
+    """Computes the guided logits, float32, of all codes. To be called before the next scale is decoded."""
+
+
+OnScale = Callable[[DecodedScale], None]
+"""Called after every scale."""
+
+
+def settled(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type that matrix products run in: for `auto` bf16 where the device multiplies it faster than float32.
+
+    Raises:
+        UserError: there is no such precision, or the GPU cannot compute in it.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"there is no precision {precision}: choose one of {', '.join(get_args(Precision))}")
+    if precision == "auto":
+        return torch.bfloat16 if _fast_bf16(device) else torch.float32
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("this GPU cannot compute in bf16: choose precision=fp32")
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
+    """Matrix products in that type."""
+    # No weight is read twice in one context, and a graph must not read weights cast outside it.
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
+
+
+def check_request(
+    model: ARTransformer,
+    quantizer: MultiScaleQuantizer,
+    condition: Condition,
+    empty: Condition,
+    seeds: Sequence[int],
+) -> None:
+    """Raises `UserError` where the parts of a request do not fit each other."""
+    config, codebook = model.config, quantizer.config
+    made_for = (config.codes, config.dim, tuple(config.scales))
+    given = (codebook.codes, codebook.dim, tuple(codebook.scales))
+    if made_for != given:
+        raise UserError(
+            f"the transformer was made for {made_for[0]} codes of {made_for[1]} channels on scales {made_for[2]}, "
+            f"not for a VQVAE of {given[0]} codes of {given[1]} channels on scales {given[2]}: give it its own VQVAE"
+        )
+    batch = len(condition.tokens)
+    if batch < 1:
+        raise UserError("there is nothing to generate: give at least one condition")
+    if len(seeds) != batch:
+        raise UserError(f"{batch} conditions need as many seeds, not {len(seeds)}")
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise UserError(f"a seed is a whole number from 0 to 2^64 - 1, not {seed}")
+    widths = (config.condition_width, config.pooled_width)
+    for name, one in (("condition", condition), ("empty condition", empty)):
+        found = (one.tokens.shape[-1], one.pooled.shape[-1])
+        if found != widths:
+            raise UserError(
+                f"the transformer takes conditions of widths {widths[0]} (tokens) and {widths[1]} (pooled), "
+                f"but the {name} has {found[0]} and {found[1]}: use the encoder it was trained with"
+            )
+    if len(empty.tokens) != 1:
+        raise UserError(f"one empty condition serves all samples; {len(empty.tokens)} were given")
+    if empty.tokens.shape[1] != condition.tokens.shape[1]:
+        raise UserError(
+            f"the condition has {condition.tokens.shape[1]} tokens and the empty one {empty.tokens.shape[1]}: "
+            "both must come from the same encoder"
+        )

@@ -1,0 +1,65 @@
+"""How likely a model finds the codes of objects: cross-entropy and accuracy, overall and by scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from sar3d.vqvae.config import PLANES
+from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Means over all positions of a batch."""
+
+    loss: Float[Tensor, ""]
+    """Cross-entropy in nats, with gradient."""
+    metrics: dict[str, Tensor]
+    """`accuracy`, and by scale `ce/scale_<side>` and `accuracy/scale_<side>`; detached."""
+
+
+def likelihood(
+    logits: Float[Tensor, "B L K"], codes: Int64[Tensor, "B M"], scales: Sequence[int], by_scale: bool = True
+) -> Likelihood:
+    """Compare logits of the first `scales` with an object's codes, of which there may be more than logits."""
+    wanted = codes[:, : logits.shape[1]]
+    entropy = F.cross_entropy(rearrange(logits.float(), "b l k -> (b l) k"), wanted.flatten(), reduction="none")
+    with torch.no_grad():
+        right = (logits.argmax(-1) == wanted).float()
+    metrics = {"accuracy": right.mean()}
+    if by_scale:
+        lengths = [PLANES * side * side for side in scales]
+        parts = (rearrange(entropy.detach(), "(b l) -> b l", b=len(wanted)).split(lengths, 1), right.split(lengths, 1))
+        for side, ce, hits in zip(scales, *parts, strict=True):
+            metrics |= {f"ce/scale_{side}": ce.mean(), f"accuracy/scale_{side}": hits.mean()}
+    return Likelihood(entropy.mean(), metrics)
+
+
+@torch.no_grad()
+def next_inputs(
+    quantizer: MultiScaleQuantizer, codes: Int64[Tensor, "B L"], scales: int | None = None
+) -> Float[Tensor, "B M D"]:
+    """Teacher-forcing inputs of the scales after the first, of the first `scales` only (None: all).
+
+    M is the number of their tokens without the first scale's.
+
+    Raises:
+        UserError: the codes are not of this codebook or these scales.
+    """
+    sides = quantizer.config.scales
+    count = len(sides) if scales is None else scales
+    indices = unpack(codes, sides)
+    if count == len(sides):
+        return quantizer.next_inputs(indices)
+    f_hat = codes.new_zeros((PLANES * len(codes), quantizer.config.dim, sides[-1], sides[-1]), dtype=torch.float32)
+    inputs = [f_hat.new_zeros(len(codes), 0, quantizer.config.dim)]
+    for scale, found in enumerate(indices[: count - 1]):
+        f_hat, following = quantizer.step(f_hat, scale, quantizer.code_vectors(scale, found, "generate"))
+        assert following is not None
+        inputs.append(rearrange(following, "(b p) l d -> b (p l) d", p=PLANES))
+    return torch.cat(inputs, 1)

@@ -1,0 +1,19 @@
+"""Conditions to tokens: the fast decoding, its plain oracle, and how codes are drawn."""
+
+from sar3d.ar.decode import Decoder, generate
+from sar3d.ar.decode_plain import generate_plain
+from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
+from sar3d.ar.generated import DecodedScale, Generated, OnScale, Precision
+
+__all__ = [
+    "DECODINGS",
+    "DecodedScale",
+    "Decoder",
+    "Decoding",
+    "Generated",
+    "OnScale",
+    "Precision",
+    "decoding",
+    "generate",
+    "generate_plain",
+]

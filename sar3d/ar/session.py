@@ -1,0 +1,171 @@
+"""One batch on its way through the scales: the steps of fast decoding, and the memory they work in."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sar3d.ar.attention import full_attention
+from sar3d.ar.blocks import Block, KeysValues, modulated
+from sar3d.ar.cache import KeyValueCache
+from sar3d.ar.condition import Condition
+from sar3d.ar.decoding_config import Decoding
+from sar3d.ar.draw import Noise, draw, guidance_of, mix, ratio_of
+from sar3d.ar.generated import DecodedScale, Generated, computing_in
+from sar3d.ar.transformer import ARTransformer
+from sar3d.vqvae.config import PLANES
+from sar3d.vqvae.quantizer import MultiScaleQuantizer
+
+_HEAD_ROWS = 1024
+"""Positions whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What one scale leaves."""
+
+    hidden: Float[Tensor, "B l C"]
+    """Guided, before the head's linear map."""
+    drawn: Int[Tensor, "B l"]
+    f_hat: Float[Tensor, "BP D G G"]
+    inputs: Float[Tensor, "R m D"] | None
+    """Of the next scale."""
+
+
+class Session:
+    """One batch on its way through the scales. Inputs lie at fixed places, so that its steps can be recorded."""
+
+    def __init__(
+        self,
+        model: ARTransformer,
+        quantizer: MultiScaleQuantizer,
+        batch: int,
+        context: int,
+        decoding: Decoding,
+        dtype: torch.dtype,
+        compile: bool,
+    ) -> None:
+        self.model, self.quantizer, self.config, self.decoding = model, quantizer, model.config, decoding
+        self.batch, self.halves = batch, 2 if decoding.guidance else 1
+        self.dtype, self.device = dtype, model.start.device
+        self.blocks = cast(list[Block], list(model.blocks))
+        self.step = torch.compile(decode_block, dynamic=True) if compile else decode_block
+        rows, config, exact = batch * self.halves, model.config, model.word.weight.dtype
+        self.tokens = torch.empty(rows, context, config.condition_width, dtype=exact, device=self.device)
+        self.pooled = torch.empty(rows, config.pooled_width, dtype=exact, device=self.device)
+        self.uniform = torch.empty(batch, config.tokens, dtype=torch.float64, device=self.device)
+        candidates = min(decoding.top_k or config.codes, config.codes)
+        self.gumbel = [torch.zeros(batch, n, candidates, device=self.device) for n in config.lengths if decoding.smooth]
+        self.cache = KeyValueCache(config, rows, dtype, self.device)
+        self.scales: list[_Scale] = []
+
+    def load(self, condition: Condition, empty: Condition, noise: Noise) -> None:
+        """Put one request where the steps read it."""
+        self.uniform.copy_(noise.uniform)
+        for place, given, nothing in (
+            (self.tokens, condition.tokens, empty.tokens),
+            (self.pooled, condition.pooled, empty.pooled),
+        ):
+            place[: self.batch].copy_(given)
+            place[self.batch :].copy_(nothing.expand(len(place) - self.batch, *nothing.shape[1:]))
+
+    def prepare(self) -> None:
+        """All that depends on the condition alone."""
+        with computing_in(self.dtype, self.device):
+            self.cond = self.model.condition_vector(Condition(self.tokens, self.pooled))
+            self.context = [block.cross_attention.keys_values(self.tokens) for block in self.blocks]
+            self.modulations = [block.modulation(self.cond) for block in self.blocks]
+            self.head_modulation = self.model.head.modulation(self.cond)
+        side = self.quantizer.side
+        self.f_hat = torch.zeros(PLANES * self.batch, self.config.dim, side, side, device=self.device)
+        self.scales = []
+
+    def decode(self, scale: int) -> None:
+        """One scale: its hidden state, codes and latent, and the next one's inputs."""
+        with computing_in(self.dtype, self.device):
+            hidden = self._hidden(scale)
+        drawn, vectors = self._draw(hidden, scale)
+        planes = rearrange(vectors, "b (p l) d -> (b p) l d", p=PLANES)
+        before = self.scales[-1].f_hat if scale else self.f_hat
+        f_hat, following = self.quantizer.step(before, scale, planes)
+        inputs = None
+        if following is not None:
+            inputs = repeat(following, "(b p) l d -> (half b) (p l) d", half=self.halves, p=PLANES)
+        self.scales.append(_Scale(hidden, drawn, f_hat, inputs))
+
+    def decoded(self, scale: int) -> DecodedScale:
+        """For `on_scale`."""
+        done = self.scales[scale]
+        return DecodedScale(scale, done.drawn, done.f_hat, lambda: self._logits(done.hidden))
+
+    def generated(self) -> Generated:
+        """In memory of its own."""
+        return Generated(torch.cat([scale.drawn for scale in self.scales], 1), self.scales[-1].f_hat.clone())
+
+    def _hidden(self, scale: int) -> Float[Tensor, "B l C"]:
+        """The guided hidden state that the head maps to logits.
+
+        The head is linear, so guiding before it gives the guided logits at half the cost.
+        """
+        if scale:
+            inputs = self.scales[-1].inputs
+            assert inputs is not None
+            x = self.model.embed(inputs, scale)
+        else:
+            x = self.model.start_tokens(self.cond)
+        begin = self.config.begins[scale]
+        for i, block in enumerate(self.blocks):
+            x = self.step(block, x, self.modulations[i], self.context[i], self.cache.past(i, scale), begin)
+        t = guidance_of(self.decoding, scale, len(self.config.scales))
+        if not t:
+            return modulated(x[: self.batch], *(part[: self.batch] for part in self.head_modulation.unbind(1)))
+        conditional, unconditional = modulated(x, *self.head_modulation.unbind(1)).chunk(2)
+        return (1 + t) * conditional - t * unconditional
+
+    def _logits(self, hidden: Tensor) -> Float[Tensor, "B l K"]:
+        with torch.no_grad(), computing_in(self.dtype, self.device):
+            return self.model.head.linear(hidden).float()
+
+    def _draw(self, hidden: Tensor, scale: int) -> tuple[Int[Tensor, "B l"], Float[Tensor, "B l D"]]:
+        """Codes and their vectors, some positions at a time."""
+        uniform = rearrange(self.uniform[:, self.config.begins[scale] : self.config.ends[scale]], "b l -> (b l)")
+        gumbel = rearrange(self.gumbel[scale], "b l k -> (b l) k") if self.decoding.smooth else None
+        rows = rearrange(hidden, "b l c -> (b l) c")
+        codes, vectors = [], []
+        for begin in range(0, len(rows), _HEAD_ROWS):
+            part = slice(begin, begin + _HEAD_ROWS)
+            drawn, candidates = draw(self._logits(rows[part]), uniform[part], self.decoding)
+            if gumbel is None:
+                found = self.quantizer.code_vectors(scale, drawn, "generate")
+            else:
+                unit_codes, ratio = (
+                    F.normalize(self.quantizer.codebook, dim=-1),
+                    ratio_of(scale, len(self.config.scales)),
+                )
+                found, drawn = mix(candidates, gumbel[part], unit_codes, ratio)
+            codes.append(drawn)
+            vectors.append(found)
+        drawn = rearrange(torch.cat(codes), "(b l) -> b l", b=self.batch)
+        return drawn, rearrange(torch.cat(vectors), "(b l) d -> b l d", b=self.batch)
+
+
+def decode_block(
+    block: Block,
+    x: Float[Tensor, "R l C"],
+    modulation: Float[Tensor, "R 6 1 C"],
+    context: KeysValues,
+    past: Float[Tensor, "2 R H L E"],
+    begin: int,
+) -> Float[Tensor, "R l C"]:
+    """One block on one scale, whose keys and values are written into the past from `begin` on."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        past[0, :, :, begin:].copy_(k)
+        past[1, :, :, begin:].copy_(v)
+        return full_attention(q, past[0], past[1])
+
+    return block.transform(x, modulation, context, attend)

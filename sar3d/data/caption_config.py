@@ -1,0 +1,35 @@
+"""How rows of tokens and descriptions become samples: settings only, nothing heavy is imported."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from sar3d.data.token_config import TokenDataConfig
+from sar3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class CaptionDataConfig:
+    """Which view groups of which objects are described."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    held_out_groups: tuple[int, ...] = ()
+    """View groups of every object that are never trained on. The first of them that an object has is what `views` is
+    measured on. Groups of the published rig share the pole, and the last one shares its lower views with others."""
+    val: float = 0.02
+    """Share of the objects that validate."""
+    test: float = 0.02
+    """Share of the objects that test."""
+    keep_bytes: int = field(default=512 << 20, metadata={"identity": False})
+    """Memory, on each worker, for row groups that may be needed again. A dataset of half this size is shuffled as a
+    whole."""
+    threads: int = field(default=2, metadata={"identity": False})
+    """Threads that make samples on each worker."""
+
+    def __post_init__(self) -> None:
+        if any(group < 0 for group in self.held_out_groups):
+            raise UserError(f"held_out_groups={list(self.held_out_groups)} is wrong: view groups are numbered from 0")
+
+    def tokens(self) -> TokenDataConfig:
+        """The part that concerns the tokens."""
+        return TokenDataConfig(val=self.val, test=self.test, keep_bytes=self.keep_bytes, threads=self.threads)

@@ -1,0 +1,327 @@
+"""Fast decoding against the plain one and against the teacher-forced transformer; what a sample depends on."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from decoding_parts import CODES, FULL, SHORT, empty, prompts, quantizer, transformer
+from torch import Tensor
+
+from sar3d.ar import ARTransformer, Condition, preset
+from sar3d.ar.cache import KeyValueCache
+from sar3d.ar.draw import Noise, draw_plain, guidance_of
+from sar3d.ar.generated import settled
+from sar3d.ar.sampling import DECODINGS, DecodedScale, Decoder, Decoding, Generated, generate, generate_plain
+from sar3d.errors import UserError
+from sar3d.vqvae.config import PLANES, QuantizerConfig
+from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
+
+ALL = Decoding(top_k=0, top_p=1.0)
+NEAR = 1e-4
+"""Logits (of about 1) that differ by less are a near tie: a matrix product may round either way."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def both(
+    model: ARTransformer, condition: Condition, seeds: list[int], decoding: Decoding
+) -> tuple[Generated, Generated, list[Tensor]]:
+    """Fast, plain, and the plain one's guided logits of each scale."""
+    codebook, logits = quantizer(model.config.scales), []
+    fast = generate(model, codebook, condition, empty(), seeds, decoding, precision="fp32")
+    plain = generate_plain(
+        model,
+        codebook,
+        condition,
+        empty(),
+        seeds,
+        decoding,
+        precision="fp32",
+        on_scale=lambda done: logits.append(done.logits()),
+    )
+    return fast, plain, logits
+
+
+def differing(fast: Tensor, plain: Tensor, logits: list[Tensor], seeds: list[int], decoding: Decoding) -> int:
+    """How many samples differ; each must do so first at a near tie: where logits nearly as the plain ones give its code."""
+    generator, found = torch.Generator().manual_seed(0), 0
+    lengths = [part.shape[1] for part in logits]
+    for i in (fast != plain).any(1).nonzero().flatten().tolist():
+        found += 1
+        uniform = Noise([seeds[i]], sum(lengths)).uniform[0].split(lengths)
+        parts = zip(fast[i].split(lengths), plain[i].split(lengths), logits, uniform, strict=True)
+        ours, theirs, scores, numbers = next(part for part in parts if not torch.equal(part[0], part[1]))
+        for place in (ours != theirs).nonzero().flatten().tolist():
+            nearby = scores[i, place] + NEAR * torch.randn(256, CODES, generator=generator)
+            drawn, _ = draw_plain(nearby, numbers[place].expand(256), decoding)
+            assert (drawn == ours[place]).any(), f"sample {i} differs at token {place} of a scale, which is no near tie"
+    return found
+
+
+def test_fast_is_plain_for_100_prompts() -> None:
+    """Over all settings by name, both kinds of condition and several batch sizes."""
+    settings = [*DECODINGS.values(), ALL, Decoding(guidance=0.0, top_k=30, top_p=0.9), Decoding(4.0, 50, 0.9, 0.7)]
+    sizes, count, differ = [1, 2, 8, 13], 0, 0
+    for kind in ("image", "text"):
+        model = transformer(kind)
+        for i, decoding in enumerate(settings):
+            size = sizes[(i + (kind == "text")) % len(sizes)]
+            seeds = list(range(count, count + size))
+            fast, plain, logits = both(model, prompts(size, seed=100 + count), seeds, decoding)
+            differ += differing(fast.tokens, plain.tokens, logits, seeds, decoding)
+            if not differ:
+                torch.testing.assert_close(fast.f_hat, plain.f_hat)
+            count += size
+    assert count >= 100
+    assert differ <= 1
+
+
+def test_fast_is_plain_on_the_published_scales() -> None:
+    for decoding in (DECODINGS["released"], DECODINGS["preview"]):
+        fast, plain, logits = both(transformer(scales=FULL), prompts(2), [5, 6], decoding)
+        assert fast.tokens.shape == (2, 2040)
+        assert differing(fast.tokens, plain.tokens, logits, [5, 6], decoding) == 0
+        assert len(fast.tokens.unique()) > CODES // 2
+
+
+@pytest.mark.parametrize("guidance", [0.0, 4.0])
+@pytest.mark.parametrize("way", [generate, generate_plain])
+def test_greedy_decoding_is_the_teacher_forced_argmax(way, guidance: float) -> None:
+    """The transformer, given the codes that were generated, scores exactly these highest."""
+    model, codebook, condition = transformer(), quantizer(), prompts(6)
+    decoding = Decoding(guidance=guidance, top_k=1)
+    tokens = way(model, codebook, condition, empty(), [0] * 6, decoding, precision="fp32").tokens
+    inputs = codebook.next_inputs(unpack(tokens, SHORT))
+    logits = model(inputs, condition).split(model.config.lengths, 1)
+    without = model(inputs, empty().expand(6)).split(model.config.lengths, 1)
+    strength = [guidance_of(decoding, scale, len(SHORT)) for scale in range(len(SHORT))]
+    guided = torch.cat([(1 + t) * a - t * b for t, a, b in zip(strength, logits, without, strict=True)], 1)
+    highest, second = guided.topk(2).values.unbind(-1)
+    clear = highest - second > NEAR
+    assert clear.float().mean() > 0.99
+    assert torch.equal(guided.argmax(-1)[clear], tokens[clear])
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    model, codebook, condition, seeds = transformer(), quantizer(), prompts(7), [11, 12, 13, 14, 15, 16, 17]
+    decoding = DECODINGS["preview"]
+    together, _, logits = both(model, condition, seeds, decoding)
+    for i in (0, 3, 6):
+        alone = generate(model, codebook, condition.select([i]), empty(), [seeds[i]], decoding, precision="fp32")
+        part = [scores[i : i + 1] for scores in logits]
+        assert differing(alone.tokens, together.tokens[i : i + 1], part, [seeds[i]], decoding) == 0
+    order = [4, 1, 6]
+    some = generate(
+        model, codebook, condition.select(order), empty(), [seeds[i] for i in order], decoding, precision="fp32"
+    )
+    assert torch.equal(some.tokens, together.tokens[order])
+
+
+def test_seed_prompt_and_guidance_each_matter() -> None:
+    model, codebook, condition = transformer(), quantizer(), prompts(1).expand(3)
+    run = partial(generate, model, codebook, empty=empty(), precision="fp32")
+    sampled = run(condition, seeds=[1, 2, 1], decoding=ALL).tokens
+    assert torch.equal(sampled[0], sampled[2])
+    assert (sampled[0] != sampled[1]).float().mean() > 0.5
+    greedy = run(condition, seeds=[1, 2, 1], decoding=DECODINGS["greedy"]).tokens
+    assert torch.equal(greedy[0], greedy[1])
+    others = run(prompts(3), seeds=[1, 1, 1], decoding=DECODINGS["greedy"]).tokens
+    assert (others[0] != others[1]).float().mean() > 0.5
+    unguided = run(condition, seeds=[1, 2, 1], decoding=Decoding(guidance=0.0, top_k=1)).tokens
+    assert torch.equal(unguided[0, :PLANES], greedy[0, :PLANES])  # the first scale is never guided
+    assert (unguided[0] != greedy[0]).any()
+
+
+def test_without_guidance_there_is_no_unconditional_half() -> None:
+    model, rows = transformer(), []
+    model.blocks[0].mlp.register_forward_hook(lambda _module, inputs, _output: rows.append(len(inputs[0])))
+    for guidance in (0.0, 4.0):
+        generate(model, quantizer(), prompts(3), empty(), [0, 1, 2], Decoding(guidance), precision="fp32")
+    assert rows == [3] * len(SHORT) + [6] * len(SHORT)
+
+
+def test_what_comes_back_is_of_the_codes() -> None:
+    codebook = quantizer()
+    made = generate(transformer(), codebook, prompts(2), empty(), [1, 2], DECODINGS["preview"])
+    assert made.tokens.dtype == torch.long
+    assert made.f_hat.dtype == torch.float32
+    torch.testing.assert_close(made.f_hat, codebook.f_hat(unpack(made.tokens, SHORT)))
+
+
+@pytest.mark.parametrize("way", [generate, generate_plain])
+def test_every_scale_is_reported(way) -> None:
+    codebook, seen = quantizer(), []
+
+    def note(done: DecodedScale) -> None:
+        seen.append((done.scale, done.tokens, done.f_hat.clone(), done.logits()))
+
+    made = way(transformer(), codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note)
+    assert [scale for scale, *_ in seen] == [0, 1, 2, 3]
+    assert torch.equal(torch.cat([tokens for _, tokens, _, _ in seen], 1), made.tokens)
+    assert torch.equal(torch.cat([logits for *_, logits in seen], 1).argmax(-1), made.tokens)
+    assert torch.equal(seen[-1][2], made.f_hat)
+    assert not torch.equal(seen[-2][2], made.f_hat)
+
+
+class TestSmooth:
+    SMOOTH = dataclasses.replace(DECODINGS["preview"], smooth=True)
+
+    def test_fast_is_plain(self) -> None:
+        fast, plain, _ = both(transformer(), prompts(5), [1, 2, 3, 4, 5], self.SMOOTH)
+        assert (fast.tokens == plain.tokens).float().mean() > 0.99
+        torch.testing.assert_close(fast.f_hat, plain.f_hat, atol=2e-3, rtol=1e-3)
+
+    def test_codes_are_mixed_and_nearly_hard_at_the_end(self) -> None:
+        codebook, latents = quantizer(), []
+        made = generate(
+            transformer(),
+            codebook,
+            prompts(4),
+            empty(),
+            [1, 2, 3, 4],
+            self.SMOOTH,
+            on_scale=lambda done: latents.append(done.f_hat),
+        )
+        codes = unpack(made.tokens, SHORT)
+        hard, _ = codebook.step(torch.zeros_like(latents[0]), 0, codebook.code_vectors(0, codes[0], "generate"))
+        last, _ = codebook.step(latents[-2], 3, codebook.code_vectors(3, codes[3], "generate"))
+        first_error = (hard - latents[0]).square().mean() / hard.square().mean()
+        last_error = (last - latents[-1]).square().mean() / (last - latents[-2]).square().mean()
+        assert first_error > 0.02 > last_error
+
+    def test_a_sample_does_not_depend_on_its_batch(self) -> None:
+        model, codebook, condition = transformer(), quantizer(), prompts(3)
+        run = partial(generate, model, codebook, empty=empty(), decoding=self.SMOOTH, precision="fp32")
+        together = run(condition, seeds=[7, 8, 9]).tokens
+        alone = run(condition.select([1]), seeds=[8]).tokens[0]
+        assert (together[1] == alone).float().mean() > 0.99
+
+
+class TestDecoder:
+    def test_generations_of_one_decoder_do_not_touch_each_other(self) -> None:
+        model, codebook = transformer(), quantizer()
+        decoder = Decoder(model, codebook, precision="fp32")
+        ask = [(prompts(2, 5), [1, 2], DECODINGS["preview"]), (prompts(2, 6), [3, 4], DECODINGS["preview"])]
+        ask += [(prompts(3, 7), [5, 6, 7], DECODINGS["wild"]), ask[0]]
+        made = [decoder.generate(c, empty(), seeds, decoding) for c, seeds, decoding in ask]
+        fresh = [generate(model, codebook, c, empty(), s, d, precision="fp32") for c, s, d in ask]
+        for kept, new in zip(made, fresh, strict=True):
+            assert torch.equal(kept.tokens, new.tokens)
+            assert torch.equal(kept.f_hat, new.f_hat)
+
+    def test_compiled_blocks_give_the_same_codes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Traced as for compilation, for all scales at once; the generated kernels are tested apart, which takes longer."""
+        traced = partial(torch.compile, backend="eager", fullgraph=True)
+        monkeypatch.setattr(torch, "compile", traced)
+        model, codebook, condition = transformer(), quantizer(), prompts(2)
+        compiled = generate(model, codebook, condition, empty(), [1, 2], ALL, precision="fp32", compile=True)
+        assert torch.equal(
+            compiled.tokens, generate(model, codebook, condition, empty(), [1, 2], ALL, precision="fp32").tokens
+        )
+
+    @pytest.mark.slow
+    def test_compiled_kernels_give_the_same_codes(self) -> None:
+        model, codebook, condition = transformer(), quantizer(), prompts(2)
+        for precision in ("fp32", "bf16"):
+            decoder = Decoder(model, codebook, precision=precision, compile=True)
+            compiled = decoder.generate(condition, empty(), [1, 2], DECODINGS["greedy"]).tokens
+            eager = generate(model, codebook, condition, empty(), [1, 2], DECODINGS["greedy"], precision=precision)
+            assert (compiled == eager.tokens).float().mean() > (0.999 if precision == "fp32" else 0.5)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_recorded_graphs_give_the_codes_of_the_cpu(self) -> None:
+        model, codebook, condition = transformer(), quantizer(), prompts(4)
+        wanted = generate_plain(model, codebook, condition, empty(), [1, 2, 3, 4], DECODINGS["released"])
+        decoder = Decoder(model.cuda(), codebook.cuda(), precision="fp32")
+        decoder.generate(prompts(4, 9), empty(), [9, 9, 9, 9], DECODINGS["released"])
+        made = decoder.generate(condition, empty(), [1, 2, 3, 4], DECODINGS["released"])
+        assert (made.tokens.cpu() == wanted.tokens).float().mean() > 0.99
+
+
+class TestBf16:
+    def test_logits_are_close_while_the_codes_are_equal(self) -> None:
+        model, codebook, condition = transformer(depth=3, width=64), quantizer(), prompts(8)
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {"fp32": [], "bf16": []}
+        for precision, scales in seen.items():
+            note = lambda done, scales=scales: scales.append((done.tokens, done.logits()))  # noqa: E731
+            generate(
+                model, codebook, condition, empty(), [0] * 8, DECODINGS["greedy"], precision=precision, on_scale=note
+            )
+        equal, compared = torch.ones(8, dtype=torch.bool), 0
+        for (exact_tokens, exact), (tokens, rounded) in zip(seen["fp32"], seen["bf16"], strict=True):
+            if equal.any():
+                error = (rounded - exact)[equal].square().mean() / exact[equal].square().mean()
+                assert 0 < error < 0.03**2
+                compared += int(equal.sum())
+            equal &= (tokens == exact_tokens).all(1)
+        assert compared > 16
+
+    def test_weights_and_keys_are_halved_and_the_model_is_untouched(self) -> None:
+        model = transformer()
+        decoder = Decoder(model, quantizer(), precision="bf16")
+        decoder.generate(prompts(1), empty(), [0], DECODINGS["greedy"])
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        half = {name for name, p in decoder.weights.named_parameters() if p.dtype == torch.bfloat16}
+        assert {"blocks.0.self_attention.qkv.weight", "blocks.1.mlp.2.weight", "head.linear.weight"} <= half
+        assert not any("modulation" in name or "temperature" in name or name.startswith("word") for name in half)
+        assert decoder.weights.position is model.position
+
+    def test_the_cpu_computes_in_float32_unless_asked(self) -> None:
+        assert settled("auto", torch.device("cpu")) == torch.float32
+        assert settled("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["d16", "d24", "d30"])
+def test_cached_keys_take_less_than_70_percent_of_the_concatenated(name: str) -> None:
+    config = preset(
+        name, "image", codes=16384, dim=8, scales=FULL, condition_width=1024, pooled_width=1024
+    )
+    cache = KeyValueCache(config, 2, torch.float32, torch.device("meta"))
+    concatenated = 2 * 2 * 4 * config.tokens * config.width * config.depth
+    assert cache.bytes < 0.7 * concatenated
+
+
+class TestRefused:
+    def refused(self, words: str, **changes: object) -> None:
+        request = {
+            "model": transformer(),
+            "quantizer": quantizer(),
+            "condition": prompts(2),
+            "empty": empty(),
+            "seeds": [0, 1],
+            "decoding": Decoding(),
+        } | changes
+        for way in (generate, generate_plain):
+            with pytest.raises(UserError, match=words):
+                way(**request)
+
+    def test_seeds(self) -> None:
+        self.refused("2 conditions need as many seeds, not 1", seeds=[0])
+        self.refused("not -1", seeds=[0, -1])
+
+    def test_nothing_to_generate(self) -> None:
+        self.refused("nothing to generate", condition=prompts(0), seeds=[])
+
+    def test_conditions_of_another_encoder(self) -> None:
+        wide = Condition(torch.randn(2, 5, 13), torch.randn(2, 10))
+        self.refused("condition has 13 and 10", condition=wide)
+        self.refused("one empty condition", empty=prompts(2))
+        longer = Condition(torch.randn(1, 6, 12), torch.randn(1, 10))
+        self.refused("5 tokens and the empty one 6", empty=longer)
+
+    def test_another_vqvae(self) -> None:
+        self.refused("its own VQVAE", quantizer=MultiScaleQuantizer(QuantizerConfig(codes=50, scales=SHORT)))
+        self.refused("its own VQVAE", quantizer=quantizer((1, 2, 3, 4)))
+
+    def test_precision(self) -> None:
+        self.refused("no precision fp8", precision="fp8")

@@ -1,0 +1,91 @@
+"""The transformer against numbers recorded from the published system, through the converter."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sar3d.ar import ARTransformer, Condition
+from sar3d.ar.attention import level_attention
+from sar3d.ar.blocks import modulated
+from sar3d.hub import convert_published
+from sar3d.vqvae.quantizer import unpack
+
+GUIDANCE = 4.0
+"""Of the recorded generation."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The model is small: threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, Tensor]:
+    with np.load(shared / "goldens" / "ar_image.npz") as arrays:
+        found = {key: torch.from_numpy(arrays[key]) for key in arrays}
+    return {key: a.float() if a.is_floating_point() else a.long() for key, a in found.items()}
+
+
+@pytest.fixture(scope="module")
+def model(shared: Path) -> ARTransformer:
+    found = convert_published(shared / "goldens" / "tiny_ar_image.safetensors")
+    assert isinstance(found, ARTransformer)
+    return found.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def condition(golden: dict[str, Tensor]) -> Condition:
+    return Condition(golden["tokens"], golden["pooler"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "scales"])
+def test_teacher_forced_logits_and_losses(
+    model: ARTransformer, golden: dict[str, Tensor], condition: Condition, kind: str
+) -> None:
+    model.attention = kind  # type: ignore[assignment]
+    logits = model(golden["var_input"], condition)
+    torch.testing.assert_close(logits[:, ::12], golden["logits_tf_every12"], atol=2e-3, rtol=0)
+    torch.testing.assert_close(logits[:1, :42], golden["logits_tf_first_42"], atol=2e-5, rtol=0)
+    losses = F.cross_entropy(logits.transpose(1, 2), golden["gt_BL"], reduction="none")
+    torch.testing.assert_close(losses, golden["ce_tf"], atol=2e-5, rtol=0)
+
+
+def test_parts_of_a_block(model: ARTransformer, golden: dict[str, Tensor], condition: Condition) -> None:
+    x, cond, block = golden["blk_x"], golden["blk_cond"], model.blocks[0]
+    attend = level_attention("dense", model.config.ends[:2], x.device)
+    context = block.cross_attention.keys_values(condition.tokens)
+    scale, shift = model.head.modulation(cond).unbind(1)
+    for name, found in {
+        "blk_self_attn": block.self_attention(x, attend),
+        "blk_cross_attn": block.cross_attention(x, context),
+        "blk_rms": block.cross_norm(x),
+        "blk_out": block(x, cond, condition.tokens, attend),
+        "head_nm": modulated(x, scale, shift),
+    }.items():
+        torch.testing.assert_close(found, golden[name], atol=2e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_guided_logits_choose_the_recorded_codes(
+    shared: Path, model: ARTransformer, golden: dict[str, Tensor], condition: Condition
+) -> None:
+    """Teacher forcing with the greedily generated codes: what generation saw at every scale."""
+    quantizer = convert_published(shared / "goldens" / "tiny_vqvae.safetensors").quantizer.requires_grad_(False)
+    inputs = quantizer.next_inputs(unpack(golden["greedy_tokens"], model.config.scales))
+    empty = Condition(golden["empty_tokens"], golden["empty_pooler"]).expand(2)
+    given, ungiven = model(inputs, condition), model(inputs, empty)
+    last = len(model.config.scales) - 1
+    ratio = torch.cat([torch.full((n,), GUIDANCE * s / last) for s, n in enumerate(model.config.lengths)])[:, None]
+    guided = (1 + ratio) * given - ratio * ungiven
+    torch.testing.assert_close(guided[:1, :273], golden["greedy_logits_cfg_first273"], atol=1e-2, rtol=1e-3)
+    clear = golden["greedy_margin"] > 1e-3
+    assert clear.float().mean() > 0.9
+    assert torch.equal(guided.argmax(-1)[clear], golden["greedy_tokens"][clear])
