@@ -1,4 +1,7 @@
-"""The command line: `sar3d <stage>`, `sar3d run`, `sar3d status`, `sar3d gc`, `sar3d verify`, `sar3d convert`."""
+"""The command line: `sar3d <stage>`, `sar3d run`, and what looks at a root or at single models and objects.
+
+A module with a command of its own adds it (`add_command`), from `work_options` and `stage_command` where it is a stage too.
+"""
 
 import argparse
 import json
@@ -39,8 +42,12 @@ def entry() -> None:
     sys.exit(main())
 
 
+OWN = ("generate",)
+"""Stages whose command does more than run the stage."""
+
+
 def _parser() -> argparse.ArgumentParser:
-    from pipelines import convert, verify
+    from pipelines import convert, generate, report, run, verify
     from pipelines.registry import STAGES
 
     parser = argparse.ArgumentParser(
@@ -49,10 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for stage in STAGES.values():
-        sub = _command(commands, stage.name, stage.about, _stage)
-        _work_options(sub)
-        sub.set_defaults(stage=stage.name)
-    _work_options(_command(commands, "run", "run the configuration's stages, in order", _run))
+        if stage.name not in OWN:
+            sub = _command(commands, stage.name, stage.about, stage_command)
+            work_options(sub)
+            sub.set_defaults(stage=stage.name)
+    generate.add_command(commands)
+    whole = _command(commands, "run", "run the configuration's stages, in order", _run)
+    work_options(whole)
+    run.add_options(whole)
+    report.add_command(commands)
     verify.add_command(commands)
     convert.add_command(commands)
     status = _command(
@@ -78,15 +90,12 @@ def _command(commands: Any, name: str, about: str, call: Callable[[Any], int]) -
     return sub
 
 
-def _config_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--config", required=True, metavar="FILE", help="a YAML file, see configs/")
+def work_options(sub: argparse.ArgumentParser, required: bool = True) -> None:
+    """The options of a command that runs stages; `required`: it cannot do without a configuration."""
+    sub.add_argument("--config", required=required, metavar="FILE", help="a YAML file, see configs/")
     sub.add_argument(
         "overrides", nargs="*", metavar="key=value", help="override a setting, for example render.views=12"
     )
-
-
-def _work_options(sub: argparse.ArgumentParser) -> None:
-    _config_options(sub)
     sub.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
     sub.add_argument("--wait", action="store_true", help="queue behind another submission of the same stage")
 
@@ -97,17 +106,19 @@ def _options(parsed: Any) -> Any:
     return Options(dry_run=parsed.dry_run, wait=parsed.wait)
 
 
-def _stage(parsed: Any) -> int:
+def stage_command(parsed: Any) -> int:
+    """Run the stage `parsed.stage` of the configuration; returns the exit code."""
     from pipelines.run import run_stages
 
     return run_stages(_load(parsed), (parsed.stage,), _options(parsed))
 
 
 def _run(parsed: Any) -> int:
-    from pipelines.run import run_stages
+    from pipelines.run import choose, run_stages
 
     config = _load(parsed)
-    return run_stages(config, config.stages, _options(parsed))
+    names = choose(config.stages, parsed.first, parsed.last, parsed.only)
+    return run_stages(config, names, _options(parsed), listed=config.stages, page=config.report)
 
 
 def _load(parsed: Any) -> Any:

@@ -12,12 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.cache_conditions import CacheConditionsConfig
 from pipelines.cache_tokens import CacheTokensConfig
+from pipelines.generate import GenerateConfig
 from pipelines.import_chunks import ImportChunksConfig
 from pipelines.render import RenderConfig
 from pipelines.runtime.cluster import ClusterConfig, in_job
 from pipelines.runtime.store import is_remote
 from pipelines.runtime.tracking import TrackingConfig
 from pipelines.sources.config import DownloadConfig
+from pipelines.train_ar import TrainARConfig
+from pipelines.train_llm import TrainLLMConfig
 from pipelines.train_vqvae import TrainVQVAEConfig
 from sar3d.errors import UserError
 
@@ -32,6 +35,8 @@ class PipelineConfig:
     """Output URL (a folder, s3://, gs://); default `runs/<config name>`."""
     stages: tuple[str, ...] = ("download", "render")
     """What `sar3d run` runs, in this order."""
+    report: bool = False
+    """Write `<root>/report.html` at the end of `sar3d run`, the page to look at."""
     max_failure_rate: float = 0.2
     """Share of failed objects above which a stage stops, once 100 objects have been tried."""
     download: DownloadConfig = field(default_factory=DownloadConfig)
@@ -40,6 +45,11 @@ class PipelineConfig:
     train_vqvae: TrainVQVAEConfig = field(default_factory=TrainVQVAEConfig)
     cache_tokens: CacheTokensConfig = field(default_factory=CacheTokensConfig)
     cache_conditions: CacheConditionsConfig = field(default_factory=CacheConditionsConfig)
+    train_ar: TrainARConfig = field(default_factory=TrainARConfig)
+    train_ar_image: TrainARConfig = field(default_factory=TrainARConfig)
+    train_llm_projector: TrainLLMConfig = field(default_factory=TrainLLMConfig)
+    train_llm: TrainLLMConfig = field(default_factory=TrainLLMConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
@@ -130,9 +140,6 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         download = replace(download, objaverse=replace(download.objaverse, uids_file=uids_file))
     if chunks.path:
         chunks = replace(chunks, path=absolute(chunks.path, "import_chunks.path"))
-    vqvae = config.train_vqvae
-    if vqvae.init_from:
-        vqvae = replace(vqvae, init_from=absolute(vqvae.init_from, "train_vqvae.init_from"))
     tokens = config.cache_tokens
     if tokens.model:
         tokens = replace(tokens, model=absolute(tokens.model, "cache_tokens.model"))
@@ -142,21 +149,47 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         text_weights=_weights(conditions.text_weights, "cache_conditions.text_weights"),
         image_weights=_weights(conditions.image_weights, "cache_conditions.image_weights"),
     )
+    generators = {
+        name: replace(section, vqvae=absolute(section.vqvae, f"{name}.vqvae") if section.vqvae else tokens.model)
+        for name, section in (("train_ar", config.train_ar), ("train_ar_image", config.train_ar_image))
+    }
+    captioners = {
+        name: _settle_captioner(section, name, tokens.model)
+        for name, section in (("train_llm_projector", config.train_llm_projector), ("train_llm", config.train_llm))
+    }
+    generate = _settle_generate(config.generate, generators["train_ar"].vqvae)
     begun = {
         name: replace(section, init_from=absolute(section.init_from, f"{name}.init_from"))
-        for name, section in vars(config).items()
+        for name, section in {**vars(config), **generators, **captioners}.items()
         if getattr(section, "init_from", "")
     }
     return replace(
         config,
-        **begun,
+        **{**generators, **captioners, **begun},
         root=root,
         download=download,
         import_chunks=chunks,
-        train_vqvae=vqvae,
         cache_tokens=tokens,
         cache_conditions=conditions,
+        generate=generate,
     )
+
+
+def _settle_captioner(section: TrainLLMConfig, name: str, model: str) -> TrainLLMConfig:
+    """Local places made absolute; without a VQVAE of its own the one that the codes are made with."""
+    vqvae = absolute(section.vqvae, f"{name}.vqvae") if section.vqvae else model
+    task = replace(section.task, lm=_weights(section.task.lm, f"{name}.task.lm"))
+    return replace(section, vqvae=vqvae, task=task)
+
+
+def _settle_generate(section: GenerateConfig, vqvae: str) -> GenerateConfig:
+    """Local places made absolute; without a VQVAE of its own the one that the generators are trained with."""
+    places = {n: getattr(section, n) for n in ("vqvae", "text_model", "image_model")}
+    found = {n: absolute(place, f"generate.{n}") for n, place in places.items() if place}
+    if section.prompts:
+        found["prompts"] = os.path.abspath(section.prompts)
+    weights = {n: _weights(getattr(section, n), f"generate.{n}") for n in ("text_weights", "image_weights")}
+    return replace(section, **{"vqvae": vqvae, **found, **weights})
 
 
 def _weights(place: str, key: str) -> str:

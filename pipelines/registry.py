@@ -5,9 +5,12 @@ from typing import Any
 from pipelines.cache_conditions import CacheConditionsStage
 from pipelines.cache_tokens import CacheTokensStage
 from pipelines.download import DownloadStage
+from pipelines.generate import GenerateStage
 from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
 from pipelines.runtime.stage import StageBase
+from pipelines.train_ar import TrainARImageStage, TrainARStage
+from pipelines.train_llm import TrainLLMProjectorStage, TrainLLMStage
 from pipelines.train_vqvae import TrainVQVAEStage
 
 STAGES: dict[str, StageBase[Any]] = {
@@ -19,5 +22,10 @@ STAGES: dict[str, StageBase[Any]] = {
         TrainVQVAEStage(),
         CacheTokensStage(),
         CacheConditionsStage(),
+        TrainARStage(),
+        TrainARImageStage(),
+        TrainLLMProjectorStage(),
+        TrainLLMStage(),
+        GenerateStage(),
     )
 }

@@ -1,6 +1,9 @@
 """`sar3d run`: the stages of a configuration, one after the other, and a table of what came of them."""
 
+import argparse
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +12,105 @@ from rich.table import Table
 
 from pipelines.registry import STAGES
 from pipelines.runtime.engine import Options, current, upstream_of
+from pipelines.runtime.interrupt import Interrupted
 from pipelines.runtime.progress import say
 from pipelines.runtime.stage import StageReport
 from pipelines.runtime.store import Store
 from pipelines.runtime.tracking import place
+from sar3d.errors import UserError
+
+PAGE = "report"
+"""The last step where the configuration asks for it: the page to look at."""
 
 
-def run_stages(config: Any, names: tuple[str, ...], options: Options) -> int:
-    """Run stages in order; the first error ends the run. Returns the exit code."""
+def run_stages(
+    config: Any, names: Sequence[str], options: Options, *, listed: Sequence[str] = (), page: bool = False
+) -> int:
+    """Run stages in order; the first error ends the run. Returns the exit code.
+
+    Args:
+        listed: all stages that the table shows; those that are not in `names` are left out.
+        page: write the page of the root when all stages are there. An error in it is one of the run.
+    """
     place(config)  # a remote root without a tracking server is better said now than after an hour
-    reports: list[StageReport] = []
+    steps = [*names, *([PAGE] if page and not options.dry_run else [])]
+    made: dict[str, StageReport] = {}
     try:
-        for name in names:
-            stage = STAGES[name]
-            if options.dry_run and (missing := _unfinished(stage, config)):
-                report = StageReport(name, "-", "planned", f"would run after {missing}", "-", 0, 0, 0, 0.0)
-            else:
-                report = stage.run(config, options, say)
-            reports.append(report)
+        for step in steps:
+            try:
+                made[step] = _page(config) if step == PAGE else _run(step, config, options)
+            except BaseException as error:
+                known = isinstance(error, UserError | Interrupted)
+                why = str(error) if known else f"{type(error).__name__}, see the traceback"
+                made[step] = _none(step, "stopped", why)
+                raise
     finally:
-        if reports:
-            Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None).print(_table(reports))
+        rows = [made.get(name) or _not_run(name, name in names, config) for name in listed or names]
+        rows += [made[PAGE]] if PAGE in made else []
+        if len(rows) > 1 or rows[0].state != "stopped":
+            Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None).print(_table(rows))
     if not options.dry_run:
-        _where(config, reports)
+        _where(config, [made[name] for name in names])
     return 0
+
+
+def choose(listed: Sequence[str], first: str | None, last: str | None, only: str | None) -> tuple[str, ...]:
+    """The stages of a configuration that `--from`, `--to` and `--only` (names with commas between) leave, in its order.
+
+    Raises:
+        UserError: a name is no stage or is not listed, or nothing is left.
+    """
+    if only is not None:
+        if first is not None or last is not None:
+            raise UserError("--only names the stages that run: leave out --from and --to")
+        wanted = [name.strip() for name in only.split(",") if name.strip()]
+        if not wanted:
+            raise UserError(f"--only names no stage: give one of {', '.join(listed)}, or several with commas between")
+        for name in wanted:
+            _check(name, "--only", listed)
+        return tuple(name for name in listed if name in wanted)
+    for edge, flag in ((first, "--from"), (last, "--to")):
+        if edge is not None:
+            _check(edge, flag, listed)
+    start = 0 if first is None else listed.index(first)
+    end = len(listed) if last is None else listed.index(last) + 1
+    if start >= end:
+        raise UserError(
+            f"--from {first} comes after --to {last} in the configuration's stages ({', '.join(listed)}): swap them"
+        )
+    return tuple(listed[start:end])
+
+
+def _check(name: str, flag: str, listed: Sequence[str]) -> None:
+    if name not in STAGES:
+        raise UserError(f"{flag} {name} is not a stage; there are: {', '.join(STAGES)}")
+    if name not in listed:
+        raise UserError(
+            f"{flag} {name} is not among the configuration's stages ({', '.join(listed)}): add it to `stages`, "
+            f"or run it alone with `sar3d {name}`"
+        )
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """The options that choose among the configuration's stages."""
+    sub.add_argument("--from", dest="first", metavar="STAGE", help="begin with this one of the configuration's stages")
+    sub.add_argument("--to", dest="last", metavar="STAGE", help="end with this one")
+    sub.add_argument("--only", metavar="STAGE[,STAGE…]", help="run these alone, in the configuration's order")
+
+
+def _run(name: str, config: Any, options: Options) -> StageReport:
+    stage = STAGES[name]
+    if options.dry_run and (missing := _unfinished(stage, config)):
+        return _none(name, "planned", f"would run after {missing}")
+    return stage.run(config, options, say)
+
+
+def _page(config: Any) -> StageReport:
+    from pipelines.report import report
+
+    started = time.time()
+    where = report(config.root, say, config=config)
+    return StageReport(PAGE, "", "done", where, where, 0, 0, 0, time.time() - started)
 
 
 def _unfinished(stage: Any, config: Any) -> str | None:
@@ -43,14 +121,29 @@ def _unfinished(stage: Any, config: Any) -> str | None:
     return None
 
 
+def _not_run(name: str, chosen: bool, config: Any) -> StageReport:
+    """A stage that was not reached, or not asked for."""
+    if chosen:
+        return _none(name, "not reached", "a stage before it stopped")
+    output = current(STAGES[name], config)
+    if output is None or not STAGES[name].finished(output, getattr(config, name)):
+        return _none(name, "left out", "not asked for; it has no finished output")
+    return _none(name, "left out", "not asked for; finished before", output.fingerprint)
+
+
+def _none(name: str, state: str, why: str, fingerprint: str = "") -> StageReport:
+    return StageReport(name, fingerprint, state, why, "", 0, 0, 0, 0.0)
+
+
 def _table(reports: list[StageReport]) -> Table:
     training = any(r.steps is not None for r in reports)
     titles = ["stage", "state", "fingerprint", "objects", "rows", "failed", *(["steps"] if training else [])]
     table = Table(*titles, "seconds", "why")
     for r in reports:
         steps = [] if not training else [""] if r.steps is None else [f"{r.steps:,}"]
-        counts = (f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}", *steps, f"{r.seconds:.1f}")
-        table.add_row(r.stage, r.state, r.fingerprint, *counts, r.why)
+        counts = [f"{r.objects:,}", f"{r.rows:,}", f"{r.failures:,}"] if r.fingerprint and r.url else [""] * 3
+        seconds = f"{r.seconds:.1f}" if r.url else ""
+        table.add_row(r.stage, r.state, r.fingerprint or "-", *counts, *steps, seconds, r.why)
     return table
 
 

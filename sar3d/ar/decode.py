@@ -80,7 +80,7 @@ class Decoder:
     ) -> None:
         self.model, self.quantizer = model, quantizer
         self.device = model.start.device
-        self.dtype = settled(precision, self.device)
+        self.dtype = settled(precision, model)
         self.weights = model if self.dtype == torch.float32 else _with_weights_in(model, self.dtype)
         self.compile = self.device.type == "cuda" if compile is None else compile
         self._kept: tuple[object, Session, list[Run]] | None = None

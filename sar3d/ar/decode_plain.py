@@ -49,7 +49,7 @@ def generate_plain(
     """What `sar3d.ar.decode.generate` gives, which see (published.md, transformer)."""
     check_request(model, quantizer, condition, empty, seeds)
     config, device = model.config, model.start.device
-    batch, scales = len(condition), len(config.scales)
+    batch, scales, dtype = len(condition), len(config.scales), settled(precision, model)
     halves = Condition.cat([condition.to(device), empty.to(device).expand(batch)])
     context = halves.tokens.to(model.word.weight.dtype)
     noise = Noise(seeds, config.tokens, device)
@@ -57,11 +57,11 @@ def generate_plain(
     tokens = []
     f_hat = torch.zeros(PLANES * batch, config.dim, quantizer.side, quantizer.side, device=device)
 
-    with computing_in(settled(precision, device), device):
+    with computing_in(dtype, device):
         cond = model.condition_vector(halves)
     x = model.start_tokens(cond)
     for scale in range(scales):
-        with computing_in(settled(precision, device), device):
+        with computing_in(dtype, device):
             for block, cache in zip(model.blocks, caches, strict=True):
                 x = block(x, cond, context, cache)
             conditional, unconditional = model.head(x, cond).chunk(2)

@@ -203,6 +203,11 @@ class CaptionDataset:
         return self.tokens.sizes
 
     @property
+    def objects(self) -> int:
+        """Objects that they are of."""
+        return len(self.tokens.first_of_objects())
+
+    @property
     def without_caption(self) -> int:
         """Objects that are left out."""
         return self.tokens.without_caption

@@ -1,4 +1,7 @@
-"""The main model under DeepSpeed: ZeRO 0, 1 and 2 with fp32 parameters, and its optimiser's state by parameter name."""
+"""The main model under DeepSpeed with fp32 parameters; its weights and its optimiser's state by name.
+
+`Engine` is ZeRO 0, 1 and 2; `pipelines.runtime.training.split` has ZeRO 3, which splits the parameters too.
+"""
 
 import logging
 import math
@@ -13,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.runtime.training.checkpoint import Target, Targets
-from sar3d.errors import UserError
 from sar3d.training.settings import TrainSettings
 from sar3d.training.step import Compute, optimiser, set_rates
 from sar3d.training.task import Task
@@ -38,18 +40,9 @@ class _Program(nn.Module):
 
 
 class Engine:
-    """A model, its AdamW and the exchange of gradients.
-
-    Raises:
-        UserError: the ZeRO stage is one that the loop does not train with.
-    """
+    """A model, its AdamW and the exchange of gradients."""
 
     def __init__(self, task: Task, model: nn.Module, settings: TrainSettings, accumulation: int, micro: int) -> None:
-        if settings.zero not in (0, 1, 2):
-            raise UserError(
-                f"{task.name} cannot be trained with ZeRO {settings.zero}, which splits the parameters: choose zero=0, "
-                "1 or 2"
-            )
         self.model, self.zero = model, settings.zero
         self._clip = settings.optimiser.clip
         self._names = {parameter: name for name, parameter in model.named_parameters()}
@@ -61,19 +54,22 @@ class Engine:
             "steps_per_print": sys.maxsize,
             # The other stages clip here; ZeRO 0 is plain data parallelism, and its norm is wanted for the log.
             "gradient_clipping": 0.0 if self.zero == 0 or self._clip is None else self._clip,
-            "zero_optimization": {
-                "stage": self.zero,
-                "reduce_bucket_size": _BUCKET,
-                "allgather_bucket_size": _BUCKET,
-                "overlap_comm": device.type == "cuda",
-            },
+            "zero_optimization": self._zero_config(device),
         }
         self._deepspeed, *_ = deepspeed.initialize(
             model=_Program(model),
             optimizer=optimiser(task.parameter_groups(model), settings.optimiser),
             config=config,
         )
-        self._places = moment_targets(self._deepspeed.optimizer, model) if self.zero == 0 else self._partition_targets()
+        self._places = self._moment_targets()
+
+    def _zero_config(self, device: torch.device) -> dict[str, Any]:
+        return {
+            "stage": self.zero,
+            "reduce_bucket_size": _BUCKET,
+            "allgather_bucket_size": _BUCKET,
+            "overlap_comm": device.type == "cuda",
+        }
 
     def main(self, compute: Compute, last: bool) -> None:
         """Forward and backward pass of one micro-batch; workers exchange gradients at the last one (ZeRO 2: at each)."""
@@ -104,6 +100,14 @@ class Engine:
         if self.zero:
             self._deepspeed.optimizer.refresh_fp32_params()
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters and buffers by name. All workers must go through it together."""
+        yield from named_state(self.model).items()
+
+    def weight_targets(self) -> Targets:
+        """Where loaded weights go, under the names that `weights` gives; call `refresh` afterwards."""
+        return places(named_state(self.model))
+
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Whole tensors of the optimiser's state, `<parameter>/<moment>`. All workers must go through it together."""
         if self.zero == 0:
@@ -121,12 +125,15 @@ class Engine:
         """Where a loaded state goes, under the names that `state` gives; call `refresh` afterwards."""
         return self._places
 
-    def _partition_targets(self) -> Targets:
+    def _moment_targets(self) -> Targets:
+        """Where the moments go, which are created here."""
+        if self.zero == 0:
+            return moment_targets(self._deepspeed.optimizer, self.model)
         from deepspeed.utils import safe_set_full_optimizer_state
 
         partitions = list(self._partitions())
         for flat, _ in partitions:
-            self._inner.state[flat] = _empty_state(flat)
+            self._inner.state[flat] = empty_state(flat)
         self._deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
         found: Targets = {}
         for flat, parameters in partitions:
@@ -149,6 +156,18 @@ class Engine:
         return zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True)
 
 
+def named_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each once."""
+    seen: dict[int, str] = {}
+    state: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if seen.setdefault(id(value), name) == name}
+
+
+def places(tensors: dict[str, Tensor]) -> Targets:
+    """Targets that copy into these tensors."""
+    return {name: Target(tensor.shape, tensor.detach().copy_) for name, tensor in tensors.items()}
+
+
 def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """An AdamW's state as `<parameter>/<moment>`."""
     for name, parameter in model.named_parameters():
@@ -162,12 +181,13 @@ def moment_targets(optimiser: torch.optim.Optimizer, model: nn.Module) -> Target
     found: Targets = {}
     for name, parameter in model.named_parameters():
         if parameter in mine:
-            state = optimiser.state[parameter] = _empty_state(parameter)
+            state = optimiser.state[parameter] = empty_state(parameter)
             found |= {f"{name}/{key}": Target(value.shape, value.copy_) for key, value in state.items()}
     return found
 
 
-def _empty_state(parameter: Tensor) -> dict[str, Tensor]:
+def empty_state(parameter: Tensor) -> dict[str, Tensor]:
+    """The state of AdamW before its first step."""
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)
     return {"step": step} | {key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENTS}
 

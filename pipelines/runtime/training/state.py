@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from pipelines.runtime.store import Store
 from pipelines.runtime.training import checkpoint
 from pipelines.runtime.training.adversary import Adversary
-from pipelines.runtime.training.checkpoint import Target, Targets
-from pipelines.runtime.training.engine import Engine
+from pipelines.runtime.training.checkpoint import Targets
+from pipelines.runtime.training.engine import Engine, named_state, places
+from pipelines.runtime.training.split import SplitEngine
 from pipelines.runtime.training.sync import Workers
 from sar3d.errors import UserError
 from sar3d.training.ema import EMA
@@ -75,11 +76,12 @@ def start(work: Work, sync: Workers) -> Run:
     """The state before step 0. Raises `UserError` if the batch cannot be shared by these workers."""
     accumulation, micro = local_batch(work.settings, sync.world)
     model, judge = build(work.task, work.settings, sync.device)
+    engine = SplitEngine if work.settings.zero == 3 else Engine
     return Run(
         work=work,
         sync=sync,
         model=model,
-        engine=Engine(work.task, model, work.settings, accumulation, micro),
+        engine=engine(work.task, model, work.settings, accumulation, micro),
         adversary=None if judge is None else Adversary(work.task, judge, work.settings, accumulation),
         ema=None if work.settings.ema is None else EMA(model, work.settings.ema),
         accumulation=accumulation,
@@ -99,8 +101,8 @@ def resume(run: Run) -> None:
         checkpoint.check_identity(store, record, identity(run))
         checkpoint.load(store, record, _targets(run), run.sync)
         run.step = run.saved = record.step
-    elif work.initial is not None:
-        _initialise(run.model, work.initial)
+    elif work.initial is not None and not getattr(work.task, "own_start", False):
+        _initialise(run.engine.weight_targets(), work.initial)
         run.ema = None if run.settings.ema is None else EMA(run.model, run.settings.ema)
     run.engine.refresh()
 
@@ -116,15 +118,26 @@ def commit(run: Run) -> str:
 
 def export(run: Run) -> None:
     """Write the final model, with the weights of `settings.export`; one worker does."""
-    run.sync.first(lambda: _export(run))
+    model = _whole(run) if isinstance(run.engine, SplitEngine) else run.model
+    run.sync.first(lambda: _export(run, model))
 
 
-def _export(run: Run) -> None:
+def _whole(run: Run) -> nn.Module:
+    """The model with all of its parameters on the first worker; another one elsewhere. All workers take part."""
+    model = build(run.work.task, run.settings, torch.device("cpu"))[0] if run.sync.rank == 0 else run.model
+    targets = places(named_state(model)) if run.sync.rank == 0 else {}
+    for name, tensor in run.engine.weights():
+        if run.sync.rank == 0:
+            targets[name].put(tensor)
+    return model
+
+
+def _export(run: Run, model: nn.Module) -> None:
     store = Store(run.work.model_folder)
     with tempfile.TemporaryDirectory(prefix="sar3d-export-") as place:
         folder = Path(place)
-        with evaluating(run.model, run.ema, run.settings, run.sync.device):
-            run.work.task.export(run.model, folder)
+        with evaluating(model, run.ema, run.settings, run.sync.device):
+            run.work.task.export(model, folder)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for name, path in sorted(files.items()):
             store.upload(path, name)
@@ -141,20 +154,12 @@ def identity(run: Run) -> dict[str, Any]:
         "lanes": settings.lanes,
         "window": settings.window,
         "samples": int(sum(run.work.train.sizes)),
-        "zero": "3" if settings.zero == 3 else "0, 1 or 2",
     }
-
-
-def _named_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, each once."""
-    seen: dict[int, str] = {}
-    state: dict[str, Tensor] = module.state_dict(keep_vars=True)
-    return {name: value for name, value in state.items() if seen.setdefault(id(value), name) == name}
 
 
 def _content(run: Run) -> Iterator[tuple[str, Tensor]]:
     """Everything that a checkpoint holds. The random generators are not among it: seed and step determine them."""
-    for name, tensor in _named_state(run.model).items():
+    for name, tensor in run.engine.weights():
         yield f"model/{name}", tensor
     for name, tensor in run.engine.state():
         yield f"optimiser/{name}", tensor
@@ -162,7 +167,7 @@ def _content(run: Run) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in run.ema.weights.items():
             yield f"ema/{name}", tensor
     if run.adversary is not None:
-        for name, tensor in _named_state(run.adversary.module).items():
+        for name, tensor in named_state(run.adversary.module).items():
             yield f"adversary/{name}", tensor
         for name, tensor in run.adversary.state():
             yield f"adversary_optimiser/{name}", tensor
@@ -170,18 +175,18 @@ def _content(run: Run) -> Iterator[tuple[str, Tensor]]:
 
 def _targets(run: Run) -> Targets:
     """The place of everything that `_content` gives."""
-    found = _places("model/", _named_state(run.model))
-    found |= {f"optimiser/{name}": target for name, target in run.engine.targets().items()}
+    found = _prefixed("model/", run.engine.weight_targets())
+    found |= _prefixed("optimiser/", run.engine.targets())
     if run.ema is not None:
-        found |= _places("ema/", run.ema.weights)
+        found |= _prefixed("ema/", places(run.ema.weights))
     if run.adversary is not None:
-        found |= _places("adversary/", _named_state(run.adversary.module))
-        found |= {f"adversary_optimiser/{name}": target for name, target in run.adversary.targets.items()}
+        found |= _prefixed("adversary/", places(named_state(run.adversary.module)))
+        found |= _prefixed("adversary_optimiser/", run.adversary.targets)
     return found
 
 
-def _places(prefix: str, tensors: dict[str, Tensor]) -> Targets:
-    return {prefix + name: Target(tensor.shape, tensor.detach().copy_) for name, tensor in tensors.items()}
+def _prefixed(prefix: str, targets: Targets) -> Targets:
+    return {prefix + name: target for name, target in targets.items()}
 
 
 def _check_buffers(run: Run) -> None:
@@ -192,7 +197,7 @@ def _check_buffers(run: Run) -> None:
     """
     digests = {
         name: hashlib.sha256(buffer.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, buffer in _named_state(run.model).items()
+        for name, buffer in named_state(run.model).items()
         if not isinstance(buffer, nn.Parameter)
     }
     first, *others = run.sync.gather_objects(digests)
@@ -204,8 +209,8 @@ def _check_buffers(run: Run) -> None:
             )
 
 
-def _initialise(model: nn.Module, place: str) -> None:
-    """Take the weights of a committed model."""
+def _initialise(mine: Targets, place: str) -> None:
+    """Put the weights of a committed model into their targets."""
     store = Store(place)
     data = store.read("model.safetensors")
     if data is None:
@@ -214,15 +219,14 @@ def _initialise(model: nn.Module, place: str) -> None:
         weights = parse(data)
     except SafetensorError as error:
         raise UserError(f"the model {store.address('model.safetensors')} is damaged: {error}") from error
-    mine = _named_state(model)
     for name in sorted(mine.keys() ^ weights.keys()):
         where = "has no" if name in mine else "has a"
         raise UserError(f"the model {place} cannot be started from: it {where} tensor {name}")
-    for name, tensor in mine.items():
-        if weights[name].shape != tensor.shape:
+    for name, target in mine.items():
+        if weights[name].shape != target.shape:
             raise UserError(
                 f"the model {place} cannot be started from: its {name} is {list(weights[name].shape)}, "
-                f"this model's is {list(tensor.shape)}"
+                f"this model's is {list(target.shape)}"
             )
-    for name, tensor in mine.items():
-        tensor.detach().copy_(weights[name])
+    for name, target in mine.items():
+        target.put(weights[name])

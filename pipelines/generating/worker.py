@@ -1,0 +1,160 @@
+"""Prompts to rows on a worker: loaded models, pictures read in a process of their own, objects exported."""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from pipelines.caching.devices import begin_worker
+from pipelines.exported import local_copy
+from pipelines.generating.rows import FILES, SETTINGS
+from pipelines.generating.truth import Truth, compared, truth_of
+from pipelines.runtime.output import Failure
+from pipelines.runtime.plan import Item
+from pipelines.runtime.stage import Row
+from sar3d.data.view_config import ViewDataConfig
+from sar3d.errors import ObjectError, UserError
+from sar3d.generate.folders import Folders
+from sar3d.generate.models import Sar3D
+from sar3d.generate.prompts import Prompt, check_text
+from sar3d.generate.sample import Sample
+from sar3d.isolation import LimitedProcess
+from sar3d.pictures import LIMITS, Picture, picture_process, prepare_picture, read_picture
+
+if TYPE_CHECKING:
+    from pipelines.generate import GenerateConfig, Models
+
+STAGE = "generate"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Loaded models, and what is made with them."""
+
+    system: Sar3D
+    config: "GenerateConfig"
+    views: ViewDataConfig
+    """Which views the tokenizer never saw."""
+    pictures: LimitedProcess
+
+    def make(self, items: list[Item]) -> Iterator[Row | Failure]:
+        """The row of every item in order, or why there is none."""
+        for _, members in groupby(items, key=lambda item: str(item["kind"])):
+            asked = [self._ask(item) for item in members]
+            prompts = [a.prompt for a in asked if a.prompt is not None]
+            config = self.config
+            samples = self.system.sample(
+                prompts,
+                config.decoding(),
+                precision=config.precision,
+                batch=config.batch,
+                compile=self.system.device.type == "cuda",
+            )
+            for one in asked:
+                yield self._row(one, next(samples)) if one.prompt is not None else _failure(one.item, one.error)
+
+    def _ask(self, item: Item) -> "Asked":
+        try:
+            truth = truth_of(item, self.views) if "object" in item else None
+            if item["kind"] == "text":
+                return Asked(item, Prompt(check_text(item["text"]), item["seed"]), truth)
+            picture = self._picture(item, truth)
+            name = f"view {truth.view} of {item['object']}" if truth is not None else Path(item["_path"]).name
+            return Asked(item, Prompt(picture, item["seed"], name), truth)
+        except ObjectError as error:
+            return Asked(item, None, None, error)
+
+    def _picture(self, item: Item, truth: Truth | None) -> Picture:
+        if truth is not None:
+            return prepare_picture(truth.picture, self.config.preparation)
+        return read_picture(_read(item["_path"]), self.config.preparation, process=self.pictures)
+
+    def _row(self, asked: "Asked", sample: Sample) -> Row | Failure:
+        item, truth = asked.item, asked.truth
+        assert asked.prompt is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="sar3d-generate-") as folder:
+                settings = sample.save(folder, self.config.export)
+                files = {column: _content(Path(folder, name)) for column, name in FILES.items()}
+        except ObjectError as error:
+            return _failure(item, error)
+        if truth is not None:
+            files["comparison"] = compared(sample.field, truth, self.system.vqvae.config.volume, self.system.device)
+        picture = asked.prompt.content
+        if isinstance(picture, Picture):
+            files["prompt"] = _png(picture.pixels)
+        settings |= {"id": item["uid"], "object": item.get("object"), "preparation": asdict(self.config.preparation)}
+        settings["files"] = sorted([SETTINGS, *(FILES[column] for column, data in files.items() if data is not None)])
+        return {
+            "uid": item["uid"],
+            "kind": item["kind"],
+            "text": picture if isinstance(picture, str) else None,
+            "object": item.get("object"),
+            "seed": item["seed"],
+            "tokens": sample.tokens.numpy().astype(np.uint16),
+            "settings": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
+            **files,
+        }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One item, and the prompt that it is or why it is none."""
+
+    item: Item
+    prompt: Prompt | None
+    truth: Truth | None = None
+    error: ObjectError | None = None
+
+
+def open_maker(config: "GenerateConfig", models: "Models", views: ViewDataConfig) -> Maker:
+    """Load the models in this process.
+
+    Raises:
+        UserError: a model is missing or has changed, or there is no GPU where one is asked for.
+    """
+    device = begin_worker(config.gpus, config.cpus)
+    generators = {kind: local_copy(ref.model.url) for kind, ref in models.generators.items()}
+    folders = Folders(local_copy(models.vqvae.url), generators, "the models of generate")
+    weights = {kind: weights for kind, (_, weights) in models.encoders.items()}
+    system = Sar3D(folders, device, weights)
+    for kind, ref in models.generators.items():
+        if (system.vqvae_digest, system.generator(kind).digest) != (models.vqvae.digest, ref.model.digest):
+            raise UserError(f"the models have changed since {STAGE} began: run the same command again")
+    return Maker(system, config, views, picture_process())
+
+
+def _failure(item: Item, error: ObjectError | None) -> Failure:
+    assert error is not None
+    where = str(item.get("_path", ""))
+    return Failure(item["uid"], where, STAGE, error.kind, error.reason, error.attempts, error.stderr)
+
+
+def _read(place: str) -> bytes:
+    """A picture file, wherever it is. Raises `ObjectError`."""
+    try:
+        with fsspec.open(place, "rb") as file:
+            # One byte more than may be there shows that there are too many.
+            return bytes(file.read(LIMITS.bytes + 1))
+    except FileNotFoundError as error:
+        raise ObjectError("missing_file", f"there is no file {place}") from error
+    except OSError as error:
+        raise ObjectError("unreadable", f"{place} cannot be read ({error})") from error
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The page that shows a root: what is read (`collect`), how it is drawn (`page`)."""

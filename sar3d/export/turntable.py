@@ -1,0 +1,157 @@
+"""Pictures of a field from all around: frames, video, animation, and sheets of pictures."""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sar3d.geometry import intrinsics, look_at, spherical_to_cartesian
+from sar3d.vqvae.cameras import rays_of
+from sar3d.vqvae.config import VolumeConfig
+from sar3d.vqvae.field import Field
+from sar3d.vqvae.occupancy import Occupancy, occupancy_of
+from sar3d.vqvae.volume import Rays, render
+
+FOV = 39.6
+"""Degrees between opposite edges: the lens of the pictures that models are trained on."""
+
+_FRONT = -90.0
+"""Azimuth of the first picture: the front of a glTF object turned z-up."""
+
+_MARGIN = 0.05
+"""Part of the picture left free at each edge."""
+
+_CELLS = 96
+"""Of the grid that tells where a field is empty, along a side."""
+
+_CRF = "18"
+"""Constant rate factor of the video: no loss that one sees."""
+
+
+def turntable(
+    field: Field,
+    *,
+    frames: int = 24,
+    resolution: int = 256,
+    elevation: float = 20.0,
+    volume: VolumeConfig = VolumeConfig(),  # noqa: B008  frozen
+    device: torch.device | str = "cpu",
+) -> NDArray[np.uint8]:
+    """(F, H, W, 3) sRGB pictures on white of a field of one object, evenly around it, from the front to its right.
+
+    Args:
+        field: of one object.
+        frames: pictures, F.
+        resolution: side of a picture, H = W.
+        elevation: of the camera in degrees. Its distance is the least from which every picture holds the object.
+        volume: samples on a ray.
+        device: where the field is.
+    """
+    occupancy = occupancy_of(field, resolution=_CELLS, device=device)
+    poses = turntable_poses(occupancy, frames, elevation)
+    return render_views(field, poses, resolution, volume, occupancy, device)
+
+
+@torch.no_grad()
+def render_views(
+    field: Field,
+    poses: NDArray[np.float64],
+    resolution: int,
+    volume: VolumeConfig,
+    occupancy: Occupancy | None = None,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.uint8]:
+    """(V, H, W, 3) sRGB pictures on white of a field of one object, seen by cameras (V, 4, 4) with the lens `FOV`."""
+    lens = intrinsics(FOV).reshape(9)
+    pictures = []
+    for pose in poses:
+        camera = torch.from_numpy(np.concatenate([pose.reshape(16), lens])).float().to(device)
+        rays = rays_of(camera, resolution, resolution)
+        seen = render(field, Rays(rays.origins[None], rays.directions[None]), volume, occupancy=occupancy)
+        pixels = (seen.rgb[0].clamp(0, 1) * 255).round().to(torch.uint8)
+        pictures.append(pixels.view(resolution, resolution, 3).cpu().numpy())
+    return np.stack(pictures)
+
+
+def turntable_poses(occupancy: Occupancy, frames: int, elevation: float) -> NDArray[np.float64]:
+    """(F, 4, 4) camera-to-world matrices on a circle, first in front, that all hold the box around a field."""
+    low, high = occupancy.low[0].cpu().numpy(), occupancy.high[0].cpu().numpy()
+    half = occupancy.side / 2
+    low, high = (low, high) if (low <= high).all() else (np.full(3, -half), np.full(3, half))
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
+    directions = spherical_to_cartesian(1.0, elevation, _FRONT + np.arange(frames) * (360 / frames))
+    right, down, forward = np.moveaxis(look_at(directions)[:, :3, :3], -1, 0)
+    reach = intrinsics(FOV)[0, 0] / (0.5 - _MARGIN)
+    # A corner p is at depth r + p·forward and must lie within the picture's edges: a lower bound on the distance r.
+    across = np.maximum(np.abs(corners @ right.T), np.abs(corners @ down.T))
+    distance = float((reach * across - corners @ forward.T).max())
+    return look_at(directions * max(distance, half))
+
+
+def write_mp4(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> None:
+    """Write `frames` (F, H, W, 3) as H.264 video that every browser plays (yuv420p; odd sides gain a pixel)."""
+    height, width = frames.shape[1:3]
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    # A time of writing in the file would make each differ from the last.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": _CRF, "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = even.shape[2], even.shape[1], "yuv420p"
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_gif(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> None:
+    """Write `frames` (F, H, W, 3) as an animation that repeats for ever, in 256 colours that all frames share."""
+    # One palette for all: a palette per frame flickers.
+    shown = frames[:: max(1, len(frames) // 8)]
+    palette = Image.fromarray(np.concatenate(shown)).quantize(256, method=Image.Quantize.MEDIANCUT)
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    duration = max(20, 10 * round(100 / fps))
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=False)
+
+
+def contact_sheet(
+    images: Sequence[NDArray[np.uint8]], captions: Sequence[str] | None = None, *, columns: int | None = None
+) -> bytes:
+    """A PNG file of pictures (H, W, 3) of any sizes side by side, each in the middle of its cell, on white.
+
+    Args:
+        images: at least one.
+        captions: one line below each picture, cut off at its cell's edge.
+        columns: pictures in a line; None: as many as make the sheet about twice as wide as high.
+
+    Raises:
+        ValueError: there is no picture, or not one caption for each.
+    """
+    if not images or (captions is not None and len(captions) != len(images)):
+        raise ValueError(f"a sheet needs pictures, and one caption for each: {len(images)} pictures were given")
+    width, height = max(i.shape[1] for i in images) + 8, max(i.shape[0] for i in images) + 8
+    font_size = max(10, min(width // 12, 24))
+    line = font_size + 8 if captions else 0
+    across = columns or min(len(images), max(1, round((2 * len(images) * (height + line) / width) ** 0.5)))
+    down = -(-len(images) // across)
+    sheet = Image.new("RGB", (across * width, down * (height + line)), "white")
+    font = ImageFont.load_default(font_size)
+    for i, image in enumerate(images):
+        x, y = (i % across) * width, (i // across) * (height + line)
+        sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y + (height - image.shape[0]) // 2))
+        if captions:
+            label = Image.new("RGB", (width - 8, line), "white")
+            ImageDraw.Draw(label).text((0, 2), captions[i], fill="black", font=font)
+            sheet.paste(label, (x + 4, y + height))
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def side_by_side(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two films (F, H, W, 3) of equal length and height as one, with a white line between them."""
+    gap = np.full((*left.shape[:2], 4, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=2)

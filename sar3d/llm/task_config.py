@@ -1,0 +1,149 @@
+"""How SAR3D-LLM is trained: the language model, what of it learns, what it is asked (published.md, language model).
+
+No model is imported.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from sar3d.errors import UserError
+from sar3d.llm.config import CaptionDecoding, LLMConfig, from_dict, to_dict
+from sar3d.vqvae.config import VQVAEConfig
+
+Trained = Literal["projector", "all", "lora"]
+
+_FORBID: dict[str, str] = {"extra": "forbid"}
+VICUNA = "lmsys/vicuna-7b-v1.5"
+"""The published language model, on the Hugging Face hub."""
+RATES: dict[Trained, float] = {"projector": 2e-3, "all": 2e-5, "lora": 2e-4}
+"""Learning rates for pretrained language models: the published two stages, and the usual one for adapters."""
+RANDOM_RATE = 1e-3
+"""Learning rate where the language model starts at random."""
+
+
+@dataclass(frozen=True)
+class RandomLMConfig:
+    """A language model from a random start, whose tokenizer is trained on the captions."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    architecture: Literal["llama", "qwen2"] = "llama"
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    """Width of the gated MLP in units of `width`."""
+    vocabulary: int = 1024
+    """Tokens at most, byte-level BPE; the special tokens come on top."""
+    length: int = 2048
+    """Positions at most, the 3D tokens included."""
+    tied: bool = True
+    """Whether input and output embeddings are one matrix."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
+            raise UserError(
+                f"a language model of width {self.width}, {self.layers} layers and {self.heads} heads cannot be built: "
+                "the width must be a multiple of twice the heads, and there must be at least one layer"
+            )
+        if self.vocabulary < 300:
+            raise UserError(
+                f"vocabulary={self.vocabulary} is too small: it holds the 256 bytes and words, give 300 or more"
+            )
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters, by peft."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
+
+    rank: int = 16
+    """Rank of the change of each matrix."""
+    alpha: int = 32
+    """The change is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of the adapters' inputs that is dropped in training."""
+    targets: tuple[str, ...] = ()
+    """Names of the layers that get adapters, such as q_proj; empty: all linear layers but the output."""
+
+
+@dataclass(frozen=True)
+class LLMTaskConfig:
+    """What decides a step of training, apart from the data and the optimiser."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
+
+    preset: Literal["tiny", "paper"] = "tiny"
+    """`tiny`: 6 scales, a short template, a small language model from a random start. `paper`: the published system."""
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What differs from the preset, for example {used: 8, projector: [1024, 2048]}; see `sar3d.llm.config.LLMConfig`."""
+    lm: str = dataclasses.field(default="", metadata={"identity": "listing"})
+    """Folder, or repository of the Hugging Face hub, of any causal language model; what counts is its content, not its
+    place. Empty: one from a random start for `tiny`, Vicuna 7B for `paper`."""
+    random: RandomLMConfig = dataclasses.field(default_factory=RandomLMConfig)
+    """The language model from a random start."""
+    train: Trained = "all"
+    """`projector`: the projector and the delimiters, the published first stage. `all`: the language model as well, the
+    second one. `lora`: adapters instead of the language model's own weights."""
+    lora: LoRAConfig = dataclasses.field(default_factory=LoRAConfig)
+    rate: float | None = None
+    """Peak learning rate of AdamW; by default that of `RATES`, or `RANDOM_RATE` for a random start."""
+    decay: float = 0.0
+    """Weight decay."""
+    instructions: Literal["varied", "published"] = "varied"
+    """`varied`: captions, names, categories, colours and parts are asked for in several ways. `published`: one instruction
+    that asks for the caption."""
+    caption_share: float = 0.5
+    """Share of the varied questions that ask for a caption."""
+    checkpoint_activations: bool = dataclasses.field(default=False, metadata={"identity": False})
+    """Less memory for more time: activations of a layer are computed again in the backward pass."""
+    decoding: CaptionDecoding = dataclasses.field(default_factory=CaptionDecoding, metadata={"identity": False})
+    """How evaluation generates."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption_share <= 1:
+            raise UserError(
+                f"caption_share={self.caption_share:g} is wrong: it is a share of the questions, from 0 to 1"
+            )
+        if self.train != "all" and not self.source:
+            raise UserError(
+                f"train={self.train} needs a trained language model, and this one starts at random: name one with lm, or "
+                "set train=all"
+            )
+
+    @property
+    def source(self) -> str:
+        """Where the language model comes from; empty for a random start."""
+        return self.lm or (VICUNA if self.preset == "paper" else "")
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate that is meant."""
+        if self.rate is not None:
+            return self.rate
+        return RATES[self.train] if self.source else RANDOM_RATE
+
+
+PRESETS: dict[str, LLMConfig] = {
+    "tiny": LLMConfig(used=6, projector=(128,), width=128, template="plain"),
+    "paper": LLMConfig(),
+}
+
+
+def model_config(config: LLMTaskConfig, vqvae: VQVAEConfig, width: int) -> LLMConfig:
+    """The preset with the differences applied, for the codes of a VQVAE and inputs of the language model of `width`.
+
+    Raises:
+        UserError: a setting that is none, or one that the VQVAE or the language model decides.
+    """
+    codes = vqvae.quantizer
+    decided = {"codes", "dim", "scales", "width"} & config.model.keys()
+    if decided:
+        raise UserError(f"task.model.{min(decided)} cannot be set: the VQVAE and the language model decide it")
+    given = {"codes": codes.codes, "dim": codes.dim, "scales": codes.scales, "width": width}
+    base = {**to_dict(PRESETS[config.preset]), **given, **config.model}
+    if "used" not in config.model:
+        base["used"] = min(base["used"], len(codes.scales))
+    return from_dict(base)

@@ -1,0 +1,203 @@
+"""What the generator promises, on real objects and with the real models: the long ones. Run by `make acceptance`."""
+
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from test_tokenizer import REPOSITORY, command, finish, first_objects, workers_below
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import prepare
+from pipelines.runtime.output import Output, outputs
+from sar3d.ar.evaluate import HeldOut, Look, decoded, make
+from sar3d.ar.sheets import FREE
+from sar3d.ar.task import ARTask
+from sar3d.ar.transformer import ARTransformer
+from sar3d.data.asked import AskedObjects
+from sar3d.hub import from_pretrained
+from sar3d.metrics.image import psnr
+from sar3d.training.task import Alone
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
+Record = Callable[[str, object], None]
+
+OBJECTS = 32
+TIMED = ("train_vqvae", "cache_tokens", "cache_conditions", "train_ar", "train_ar_image")
+FREE_SAMPLES = 16
+
+SHORT = (
+    "download.procedural.count=8",
+    "render.resolution=64",
+    "render.shard_objects=4",
+    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
+    "train_vqvae.task.codes={quantise_from: 1, replace_every: 0, replace_until: 0}",
+    "train_vqvae.train.steps=4",
+    "train_vqvae.train.batch=2",
+    "train_vqvae.workers=1",
+    "train_vqvae.evaluate_objects=1",
+    "train_vqvae.draw_objects=1",
+    "train_ar.task={model: {depth: 2, width: 48, heads: 2, drop_path: 0.1}, rate: 1.0e-3, prefix: {scales: 6, whole_every: 4}}",
+    "train_ar.train={steps: 24, batch: 4, log_every: 1, checkpoint_every: 4, schedule: {kind: lin0, warmup: 4, steps: 24}}",
+    "train_ar.evaluate_objects=1",
+    "train_ar.draw_objects=1",
+    "train_ar.cpus=1",
+    "cluster.cpus=5",
+    "cluster.address=local",
+)
+COMPARED = ("loss", "accuracy", "ce/scale_1", "ce/scale_16", "grad_norm")
+
+
+def history(root: Path) -> dict[str, dict[int, float]]:
+    """Step → value of each metric of the only training run; fails where a step has two values."""
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("sar3d")
+    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'train_ar'")
+    found = {}
+    for name in run.data.metrics:
+        if not name.startswith("system/"):
+            points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+            assert len(points) == len(dict(points)), f"{name} was logged twice at a step"
+            found[name] = dict(points)
+    return found
+
+
+def only_output(root: Path, stage: str = "train_ar") -> Output:
+    (output,) = outputs(str(root), stage)
+    return output
+
+
+@pytest.fixture(scope="module")
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, float]]:
+    """Tokenizer and generators of 32 real objects: the root, the words of its configuration, seconds by stage."""
+    folder = tmp_path_factory.mktemp("learning")
+    assert len(first_objects(shared / "objects", OBJECTS, folder / "objects")) == OBJECTS
+    root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
+    finish("run", "tiny32", root, *words, "stages=[download, render]")
+    seconds = {}
+    for stage in TIMED:
+        began = time.time()
+        finish(stage, "tiny32", root, *words)
+        seconds[stage] = time.time() - began
+    return root, words, seconds
+
+
+def asked_of(trained: Any, stage: str) -> tuple[ARTask, ARTransformer, HeldOut]:
+    """A trained generator, and all 32 objects to ask it for."""
+    root, words, _ = trained
+    section = [f"{stage}.evaluate_objects={OBJECTS}", f"{stage}.evaluate_prompts=2"]
+    config = load(REPOSITORY / "configs" / "tiny32.yaml", [f"root={root}", *words, *section])
+    material = STAGES[stage].build(prepare(STAGES[stage], config, print), print)  # type: ignore[attr-defined]
+    model = from_pretrained(only_output(root, stage).store.path("model"))
+    assert isinstance(material.task, ARTask)
+    assert isinstance(model, ARTransformer)
+    return material.task, model, dataclasses.replace(material.held_out, side=64)
+
+
+@pytest.mark.acceptance(
+    "Learning: 32 real objects from random weights, at most 20 minutes on two CPU cores from views to both generators: the "
+    "prompted object's reconstruction is nearest in 95 %, its ground truth in 88 % of prompts (captions; unseen views)"
+)
+@pytest.mark.parametrize("stage", ["train_ar", "train_ar_image"])
+def test_prompts_bring_their_objects(trained: Any, stage: str, record_property: Record) -> None:
+    task, model, held_out = asked_of(trained, stage)
+    found = task.evaluate(model, held_out, Alone())
+    for name in ("nearest_reconstruction", "nearest_truth", "psnr_reconstruction", "psnr_truth", "reconstruction_psnr"):
+        record_property(f"{stage}: {name}", round(found[f"known/{name}"], 3))
+    seconds = trained[2]
+    record_property("seconds by stage", {name: round(s) for name, s in seconds.items()})
+    assert sum(seconds.values()) <= 20 * 60
+    assert found["known/nearest_reconstruction"] >= 0.95
+    assert found["known/nearest_truth"] >= 0.88
+
+
+@pytest.mark.acceptance(
+    "Learning: from the empty condition without guidance come varied objects, each like a known one"
+)
+def test_nobody_asked(trained: Any, record_property: Record) -> None:
+    task, model, held_out = asked_of(trained, "train_ar")
+    known = held_out.sets["known"]
+    assert isinstance(known, AskedObjects)
+    vqvae = task.vqvae.load("cpu")
+    cameras = known[0].truth.cameras
+    expected = torch.stack([Look(vqvae, decoded(vqvae, asked.codes))(cameras, 64) for asked in known])
+    empty = task._empty(torch.device("cpu"))
+    made = list(make(model, vqvae, empty.expand(FREE_SAMPLES), empty, FREE, range(FREE_SAMPLES)))
+    near = torch.stack([torch.stack([psnr(look(cameras, 64), one).mean() for one in expected]) for look in made])
+    record_property("different objects", f"{len(set(near.argmax(1).tolist()))} of {FREE_SAMPLES}")
+    record_property("PSNR to the nearest, mean and least", f"{near.amax(1).mean():.1f}, {near.amax(1).min():.1f}")
+    assert len(set(near.argmax(1).tolist())) >= FREE_SAMPLES // 2
+    assert near.amax(1).mean() >= 18
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed")
+    for stage in ("download", "render", "train_vqvae", "cache_tokens", "cache_conditions", "train_ar"):
+        finish(stage, "demo", root, *SHORT, "train_ar.workers=2")
+    return root
+
+
+def beginning(undisturbed: Path, root: Path) -> Path:
+    """A root with everything but the generator's training."""
+    shutil.copytree(undisturbed, root, ignore=shutil.ignore_patterns("train_ar", "mlflow.db*", "mlartifacts"))
+    return root
+
+
+def await_commits(root: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(3000):
+        assert process.poll() is None, "training ended before it was disturbed"
+        found = [o.state.read("committed.json") for o in outputs(str(root), "train_ar")]
+        if found and found[0] and len(json.loads(found[0])) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint was committed")
+
+
+@pytest.mark.acceptance(
+    "The generator on 2 workers, a worker and then the driver killed: the same losses and weights to the bit"
+)
+def test_killed_and_resumed(undisturbed: Path, tmp_path: Path) -> None:
+    chance, root = random.Random(12), beginning(undisturbed, tmp_path / "root")
+    words = command("train_ar", "demo", root, *SHORT, "train_ar.workers=2")
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log)
+        await_commits(root, 1, process)
+        time.sleep(chance.random())
+        chance.choice(workers_below(process)).kill()
+        await_commits(root, 2, process)
+        time.sleep(chance.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert "resuming at step" in finish("train_ar", "demo", root, *SHORT, "train_ar.workers=2")
+    assert only_output(root).model_digest() == only_output(undisturbed).model_digest()
+    mine, theirs = history(root), history(undisturbed)
+    for name in COMPARED:
+        assert mine[name] == theirs[name], name
+
+
+@pytest.mark.acceptance("The generator goes 2, 1, 4 workers and ZeRO 0, 2, 1 at one batch: losses within tolerance")
+def test_other_numbers_of_workers(undisturbed: Path, tmp_path: Path, record_property: Record) -> None:
+    root = beginning(undisturbed, tmp_path / "root")
+    for steps, workers, zero in ((8, 2, 0), (16, 1, 2), (24, 4, 1)):
+        extra = (f"train_ar.train.steps={steps}", f"train_ar.workers={workers}", f"train_ar.train.zero={zero}")
+        finish("train_ar", "demo", root, *SHORT, *extra)
+    mine, theirs = history(root)["loss"], history(undisturbed)["loss"]
+    assert list(mine) == list(theirs)
+    differences = [abs(mine[step] - theirs[step]) / abs(theirs[step]) for step in mine]
+    record_property(
+        "relative difference of the loss, mean and greatest", f"{mean(differences):.1e}, {max(differences):.1e}"
+    )
+    assert not any(differences[:8])
+    assert max(differences) < 1e-4
