@@ -4,9 +4,10 @@
 
 Weights and conditions are random; neither time nor memory depends on them. Plain is the decoding that concatenates keys
 and values, computes what depends on the condition at every scale and sorts all codes. Both run in turn at equal
-precision; times are medians after a warm-up, which on a GPU compiles and records graphs and is said apart. Memory is
-what a first generation takes beyond the model (and, in bf16, the decoder's own weights): on the CPU resident, fast
-first, so that memory which the allocator keeps counts against it. On the CPU the ratio is also given in processor seconds, which other programs disturb less.
+precision; times are medians after a first generation, which on a GPU compiles and records graphs. Memory is
+what the first generation takes beyond the model (and, in bf16, the decoder's own weights): on the CPU resident, fast
+first, so that memory which the allocator keeps counts against it. On the CPU the ratio is also given in processor
+seconds, which other programs disturb less.
 
 Run on two CPU cores at d16. Nothing has been run on a GPU: the times for d24 there are still to be measured.
 """
@@ -19,8 +20,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -44,18 +45,40 @@ TOKENS = {"image": 256, "text": 77}
 WIDTHS = {"image": 1024, "text": 768}
 
 
-@dataclass
-class Measured:
-    """Medians of one way."""
+Way = Callable[..., Generated]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One generation."""
 
     seconds: float
     processor: float
     """Processor seconds, on the CPU."""
-    megabytes: float
-    """At most held during a generation beyond what was held before it."""
     scales: list[float]
-    """Seconds of each scale."""
+    """Seconds of each scale, the first with what is prepared for all."""
+
+
+@dataclass
+class Measured:
+    """One way's generations."""
+
+    megabytes: float
+    """At most held during the first generation beyond what was held before it."""
     result: Generated
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(run.seconds for run in self.runs)
+
+    @property
+    def processor(self) -> float:
+        return statistics.median(run.processor for run in self.runs)
+
+    @property
+    def scales(self) -> list[float]:
+        return [statistics.median(column) for column in zip(*(run.scales for run in self.runs), strict=True)]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -151,7 +174,7 @@ def compare(
     fast, plain = found["fast"], found["plain"]
     to_planes = partial(planes, triplane, fast.result.f_hat, decoder.dtype)
     to_planes()
-    planes_seconds = statistics.median(timed(device, to_planes)[0] for _ in range(repeats))
+    planes_seconds = statistics.median(seconds_of(device, to_planes) for _ in range(repeats))
     cache = KeyValueCache(model.config, 2 * batch, decoder.dtype, torch.device("meta")).bytes
     concatenated = 4 * batch * model.config.tokens * model.config.width * model.config.depth * decoder.dtype.itemsize
     result = {
@@ -186,43 +209,48 @@ def planes(triplane: nn.Module, f_hat: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def race(device: torch.device, ways: dict[str, Callable[..., Generated]], repeats: int) -> dict[str, Measured]:
+def race(device: torch.device, ways: Mapping[str, Way], repeats: int) -> dict[str, Measured]:
     """Every way in turn, after a first time that takes its memory, compiles and records."""
     found = {}
     for name, way in ways.items():
         start = time.perf_counter()
         result, megabytes = peak_memory(device, way)
         say(f"  {name}: the first generation took {time.perf_counter() - start:.1f} s")
-        found[name] = Measured(0.0, 0.0, megabytes, by_scale(device, way), result)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        found[name] = Measured(megabytes, result)
     for _ in range(repeats):
         for name, way in ways.items():
-            times[name].append(timed(device, way))
-    for name, one in found.items():
-        one.seconds, one.processor = (statistics.median(column) for column in zip(*times[name], strict=True))
+            found[name].runs.append(timed(device, way))
     return found
 
 
-def by_scale(device: torch.device, way: Callable[..., Generated]) -> list[float]:
-    """Seconds of each scale of one more generation, the first with what is prepared for all."""
-    marks = []
+def timed(device: torch.device, way: Way) -> Run:
+    """One generation, without waiting for the device in between."""
+    moments: list[float] = []
+    events: list[torch.cuda.Event] = []
 
     def mark(_: DecodedScale | None) -> None:
-        synchronise(device)
-        marks.append(time.perf_counter())
+        if device.type == "cuda":
+            events.append(torch.cuda.Event(enable_timing=True))
+            events[-1].record()
+        else:
+            moments.append(time.perf_counter())
 
-    mark(None)
-    way(on_scale=mark)
-    return [after - before for before, after in itertools.pairwise(marks)]
-
-
-def timed(device: torch.device, work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and processor seconds."""
     synchronise(device)
     start = time.perf_counter(), time.process_time()
+    mark(None)
+    way(on_scale=mark)
+    synchronise(device)
+    seconds, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+    scales = [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
+    return Run(seconds, processor, scales or [after - before for before, after in itertools.pairwise(moments)])
+
+
+def seconds_of(device: torch.device, work: Callable[[], object]) -> float:
+    synchronise(device)
+    start = time.perf_counter()
     work()
     synchronise(device)
-    return time.perf_counter() - start[0], time.process_time() - start[1]
+    return time.perf_counter() - start
 
 
 def synchronise(device: torch.device) -> None:
@@ -230,7 +258,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(device: torch.device, work: Callable[[], Generated]) -> tuple[Generated, float]:
+def peak_memory(device: torch.device, work: Way) -> tuple[Generated, float]:
     """What `work` gives, and the megabytes held at most while it ran beyond those before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

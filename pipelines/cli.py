@@ -42,12 +42,12 @@ def entry() -> None:
     sys.exit(main())
 
 
-OWN = ("generate",)
+OWN = ("generate", "caption")
 """Stages whose command does more than run the stage."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pipelines import convert, generate, report, run, verify
+    from pipelines import caption, convert, generate, report, run, verify
     from pipelines.registry import STAGES
 
     parser = argparse.ArgumentParser(
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             work_options(sub)
             sub.set_defaults(stage=stage.name)
     generate.add_command(commands)
+    caption.add_command(commands)
     whole = _command(commands, "run", "run the configuration's stages, in order", _run)
     work_options(whole)
     run.add_options(whole)

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.cache_conditions import CacheConditionsConfig
 from pipelines.cache_tokens import CacheTokensConfig
+from pipelines.caption import CaptionConfig
+from pipelines.evaluate import STAGES_OF, EvaluateConfig
 from pipelines.generate import GenerateConfig
 from pipelines.import_chunks import ImportChunksConfig
 from pipelines.render import RenderConfig
@@ -23,6 +25,7 @@ from pipelines.train_ar import TrainARConfig
 from pipelines.train_llm import TrainLLMConfig
 from pipelines.train_vqvae import TrainVQVAEConfig
 from sar3d.errors import UserError
+from sar3d.metrics.config import PerceptualConfig
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class PipelineConfig:
     train_ar_image: TrainARConfig = field(default_factory=TrainARConfig)
     train_llm_projector: TrainLLMConfig = field(default_factory=TrainLLMConfig)
     train_llm: TrainLLMConfig = field(default_factory=TrainLLMConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
@@ -73,7 +78,8 @@ def load(file: str | Path, overrides: list[str]) -> PipelineConfig:
         config = TypeAdapter(PipelineConfig).validate_python(values)
     except ValidationError as error:
         raise UserError(_explain(error, path)) from error
-    return _settle(config, path)
+    settled = _settle(config, path)
+    return replace(settled, evaluate=_settle_evaluate(settled))
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -157,6 +163,10 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         name: _settle_captioner(section, name, tokens.model)
         for name, section in (("train_llm_projector", config.train_llm_projector), ("train_llm", config.train_llm))
     }
+    caption = config.caption
+    described: dict[str, Any] = {
+        n: absolute(getattr(caption, n), f"caption.{n}") for n in ("model", "vqvae") if getattr(caption, n)
+    }
     generate = _settle_generate(config.generate, generators["train_ar"].vqvae)
     begun = {
         name: replace(section, init_from=absolute(section.init_from, f"{name}.init_from"))
@@ -172,6 +182,7 @@ def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
         cache_tokens=tokens,
         cache_conditions=conditions,
         generate=generate,
+        caption=replace(caption, **({"vqvae": tokens.model} | described)),
     )
 
 
@@ -185,11 +196,27 @@ def _settle_captioner(section: TrainLLMConfig, name: str, model: str) -> TrainLL
 def _settle_generate(section: GenerateConfig, vqvae: str) -> GenerateConfig:
     """Local places made absolute; without a VQVAE of its own the one that the generators are trained with."""
     places = {n: getattr(section, n) for n in ("vqvae", "text_model", "image_model")}
-    found = {n: absolute(place, f"generate.{n}") for n, place in places.items() if place}
+    found: dict[str, Any] = {n: absolute(place, f"generate.{n}") for n, place in places.items() if place}
     if section.prompts:
         found["prompts"] = os.path.abspath(section.prompts)
     weights = {n: _weights(getattr(section, n), f"generate.{n}") for n in ("text_weights", "image_weights")}
     return replace(section, **{"vqvae": vqvae, **found, **weights})
+
+
+def _settle_evaluate(config: PipelineConfig) -> EvaluateConfig:
+    """What the stages train is evaluated, as `generate` and `caption` use it, by the distance that trained the VQVAE."""
+    section, generate, trained = config.evaluate, config.generate, config.train_vqvae
+    inherited: dict[str, Any] = {n: getattr(generate, n) for n in ("vqvae", "text_model", "image_model")}
+    inherited |= {"captioner": config.caption.model}
+    found = {n: absolute(getattr(section, n), f"evaluate.{n}") for n in inherited if getattr(section, n)}
+    weights = ("text_weights", "image_weights")
+    found |= {n: _weights(getattr(section, n), f"evaluate.{n}") or getattr(generate, n) for n in weights}
+    wanted = {n: stage in config.stages for n, stage in STAGES_OF.items() if getattr(section, n) is None}
+    if section.perceptual == "auto":
+        inherited |= {"perceptual": trained.perceptual}
+    if section.lpips == PerceptualConfig():
+        inherited |= {"lpips": trained.task.perceptual}
+    return replace(section, **(inherited | found | wanted))
 
 
 def _weights(place: str, key: str) -> str:

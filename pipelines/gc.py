@@ -49,9 +49,12 @@ def collect(configs: list[Any], delete: bool) -> int:
     return 0
 
 
+_MODEL_SETTINGS = ("init_from", "model", "vqvae", "text_model", "image_model")
+
+
 def _is_named(config: Any, output: Output) -> bool:
-    """Whether a configuration has a model of this output as the beginning of a training, or encodes by it."""
-    places = [getattr(section, key, "") for section in vars(config).values() for key in ("init_from", "model")]
+    """Whether a configuration has a model of this output in one of its settings."""
+    places = [getattr(section, key, "") for section in vars(config).values() for key in _MODEL_SETTINGS]
     return any(place == output.url or place.startswith(f"{output.url}/") for place in places if isinstance(place, str))
 
 

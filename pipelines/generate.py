@@ -175,16 +175,17 @@ class GenerateStage(Stage[GenerateConfig]):
         yield from maker.make(items)
 
     def artifacts(self, context: Context[GenerateConfig], output: Output, say: Say) -> dict[str, bytes]:
-        from pipelines.generating.sheet import contact_sheet
+        from pipelines.generating.sheet import contact_sheet, kept_objects
         from pipelines.generating.unpack import unpack
 
         if context.config.unpack:
             unpack(output)
             say(f"generate: the files of each object are in {output.store.address('files')}/<id>/")
         sheet = contact_sheet(output)
-        if sheet is not None:
-            say(f"generate: contact sheet {output.store.address('artifacts/contact_sheet.png')}")
-        return {"contact_sheet.png": sheet} if sheet is not None else {}
+        if sheet is None:
+            return {}
+        say(f"generate: contact sheet {output.store.address('artifacts/contact_sheet.png')}")
+        return {"contact_sheet.png": sheet, **kept_objects(output)}
 
     def summary(self, context: Context[GenerateConfig], output: Output) -> dict[str, float]:
         from pipelines.generating.rows import seconds_of

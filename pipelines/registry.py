@@ -4,7 +4,9 @@ from typing import Any
 
 from pipelines.cache_conditions import CacheConditionsStage
 from pipelines.cache_tokens import CacheTokensStage
+from pipelines.caption import CaptionStage
 from pipelines.download import DownloadStage
+from pipelines.evaluate import EvaluateStage
 from pipelines.generate import GenerateStage
 from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
@@ -26,6 +28,8 @@ STAGES: dict[str, StageBase[Any]] = {
         TrainARImageStage(),
         TrainLLMProjectorStage(),
         TrainLLMStage(),
+        CaptionStage(),
         GenerateStage(),
+        EvaluateStage(),
     )
 }

@@ -13,6 +13,7 @@ from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 
 ROWS = 12
+KEPT = 4
 CELL = 128
 _WIDTH = 6
 """Cells of a line: the prompt takes one and a half, what is shown the rest."""
@@ -20,6 +21,12 @@ _PROMPT = CELL * 3 // 2
 _GAP = 8
 _COLUMNS = ["uid", "kind", "text", "seed", "settings", "comparison", "png", "prompt"]
 _INK, _FAINT, _LINE = (30, 30, 30), (120, 120, 120), (220, 220, 220)
+
+
+def kept_objects(output: Output, count: int = KEPT) -> dict[str, bytes]:
+    """The meshes of the first `count` objects, as `objects/<id>.glb`, for the tracker."""
+    rows = islice(read_rows(output, ["uid", "glb"], batch=count), count)
+    return {f"objects/{row['uid']}.glb": row["glb"] for row in rows if row["glb"] is not None}
 
 
 def contact_sheet(output: Output, rows: int = ROWS) -> bytes | None:

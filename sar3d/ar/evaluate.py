@@ -25,7 +25,7 @@ from sar3d.vqvae.volume import Rays, render
 
 Row = dict[str, float]
 
-_CELLS = 64
+_CELLS = 32
 """Side of the grid that tells where an object is not."""
 
 

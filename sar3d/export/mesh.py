@@ -27,6 +27,9 @@ _FADING = 0.02
 _LEAST_AREA = 1e-12
 """Faces below this area, in units of the cube's, have no direction."""
 
+_PLACES = 1 << 18
+"""Vertices closer than this part of the cube's side are one."""
+
 _POINTS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 
@@ -175,8 +178,10 @@ def _face_vectors(vertices: NDArray[np.floating], faces: NDArray[np.int32]) -> N
 
 def _clean(vertices: NDArray[np.float32], faces: NDArray[np.int32], side: float) -> Mesh:
     """Vertices at one place become one; faces without area go. Raises `ObjectError` if none is left."""
-    places, which = np.unique(vertices, axis=0, return_inverse=True)
-    faces = which.reshape(-1).astype(np.int32)[faces]
+    cells = np.rint(vertices.astype(np.float64) * (_PLACES / side)).astype(np.int64) + 2 * _PLACES
+    keys = (cells[:, 0] * (4 * _PLACES) + cells[:, 1]) * (4 * _PLACES) + cells[:, 2]
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    places, faces = vertices[first], which.reshape(-1).astype(np.int32)[faces]
     area = np.linalg.norm(_face_vectors(places, faces), axis=1)
     faces = faces[area > _LEAST_AREA * side**2]
     if not len(faces):

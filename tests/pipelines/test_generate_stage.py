@@ -34,6 +34,7 @@ from sar3d.generate import Sar3D
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = GenerateStage()
 EXPORT = [f"generate.export.{name}={value}" for name, value in generators.EXPORT.items()]
+EXPORT += ["generate.preset=released", "generate.guidance=4"]
 
 
 def configure(root: Path | str, *overrides: str) -> Any:
@@ -126,7 +127,9 @@ def test_the_files_of_each_object_lie_in_its_folder(made: tuple[Any, StageReport
         assert settings["seed"] == row["seed"]
         assert settings["models"]["vqvae"] == pq.read_schema(output.files()[0]).metadata[b"vqvae"].decode()
     assert "prompt.png" in json.loads((folder / "seen" / "settings.json").read_text())["files"]
-    assert (Path(output.url) / "artifacts" / "contact_sheet.png").is_file()
+    artifacts = Path(output.url) / "artifacts"
+    assert (artifacts / "contact_sheet.png").is_file()
+    assert {p.stem for p in (artifacts / "objects").glob("*.glb")} == {"apple", "apple-7", "seen"}
 
 
 def test_again_nothing_is_made_and_growth_makes_what_is_new(

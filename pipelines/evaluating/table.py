@@ -1,0 +1,153 @@
+"""The table of an evaluation: every metric over all objects, the model's value beside those of the baselines."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipelines.evaluating.objects import shares_of
+from pipelines.evaluating.rows import BASELINES, MAJORITY, WHATS, Part
+from pipelines.runtime.output import Output
+from pipelines.runtime.reading import read_rows
+from pipelines.runtime.stage import Context
+from sar3d.data.views import split_of
+from sar3d.metrics.captions import majority_caption
+from sar3d.metrics.registry import CAPTIONS, GENERATION, OURS, RECONSTRUCTION, Said, caption_totals, totals
+
+if TYPE_CHECKING:
+    from pipelines.evaluate import EvaluateConfig
+
+FILE = "evaluation.json"
+_KNOWN = 4096
+"""Training objects that the baseline and the known names are taken from, as in the captioner's training."""
+_COLUMNS = ["object", "what", "part", "said", "references", "name", "category", "numbers"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of one thing that was judged."""
+
+    what: str
+    """`heldout/…` or `training/…`."""
+    metric: str
+    ours: float | None
+    """None where it could not be measured."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    objects: int = 0
+    better: str = ""
+    """`higher` or `lower`."""
+    note: str = ""
+    """Why there is no value."""
+
+
+def make_table(context: "Context[EvaluateConfig]", output: Output) -> list[Line]:
+    """All metrics of an output whose manifest is there."""
+    rows: dict[tuple[str, Part], list[dict[str, Any]]] = {}
+    for row in read_rows(output, _COLUMNS):
+        rows.setdefault((row["what"], row["part"]), []).append(row)
+    made: list[Line] = []
+    for what in WHATS:
+        for (of, part), members in rows.items():
+            if of == what:
+                made += _captioned(context, part, members) if what == "captions" else _seen(what, part, members)
+    return made
+
+
+def _seen(what: str, part: Part, rows: list[dict[str, Any]]) -> Iterable[Line]:
+    metrics = RECONSTRUCTION if what == "reconstruction" else GENERATION
+    for total in totals([row["numbers"] for row in rows], metrics):
+        baselines = {of: value for of, value in total.values.items() if of in BASELINES}
+        name = f"{part}/{what}"
+        yield Line(name, total.metric, total.values.get(OURS), baselines, total.objects, total.better)
+
+
+def _captioned(context: "Context[EvaluateConfig]", part: Part, rows: list[dict[str, Any]]) -> Iterable[Line]:
+    references, names = [row["references"] for row in rows], [row["name"] for row in rows]
+    categories = [row["category"] for row in rows]
+    majority, known = _training_captions(context)
+    ours = caption_totals(Said([row["said"] for row in rows], references, names, categories, known), CAPTIONS)
+    same = Said([majority] * len(rows), references, names, categories, known)
+    baseline = caption_totals(same, CAPTIONS)["values"] if majority else {}
+    for metric, value in ours["values"].items():
+        beside = {MAJORITY: baseline[metric]} if metric in baseline else {}
+        yield Line(f"{part}/captions", metric, value, beside, len(rows), "higher")
+    for metric, reason in ours["absent"].items():
+        yield Line(f"{part}/captions", metric, None, note=reason)
+
+
+def _training_captions(context: "Context[EvaluateConfig]") -> tuple[str, list[tuple[str, str]]]:
+    """The caption that fits most training objects, and names and categories of these; of the first that have one."""
+    shares = shares_of(context.everything, "captions")
+    captions: list[str] = []
+    names: list[tuple[str, str]] = []
+    for row in read_rows(context.inputs["download"], ["sha256", "name", "category", "captions"]):
+        given = [c for c in row["captions"] or () if c and c.strip()]
+        if given and split_of(row["sha256"], *shares) == "train":
+            captions.append(given[0])
+            names.append((row["name"] or "", row["category"] or ""))
+        if len(captions) == _KNOWN:
+            break
+    majority = majority_caption(captions, [name for name, _ in names]) if captions else ""
+    return majority, sorted({pair for pair in names if pair[0]})
+
+
+def table_csv(table: list[Line]) -> bytes:
+    """For people: four digits, one column for each baseline that there is."""
+    used = [name for name in BASELINES if any(name in line.baselines for line in table)]
+    notes = any(line.note for line in table)
+    text = io.StringIO()
+    titles = ["what", "metric", "ours", *used, "objects", "better", *(["note"] if notes else [])]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([title.replace("_", " ") for title in titles])
+    for line in table:
+        values = [_short(line.ours), *(_short(line.baselines.get(name)) for name in used)]
+        objects = line.objects or ""
+        writer.writerow([line.what, line.metric, *values, objects, line.better, *([line.note] if notes else [])])
+    return text.getvalue().encode()
+
+
+def table_json(table: list[Line]) -> bytes:
+    """For programs: every digit; None for what is not a finite number."""
+    rows = [
+        {**asdict(line), "ours": _finite(line.ours), "baselines": {k: _finite(v) for k, v in line.baselines.items()}}
+        for line in table
+    ]
+    return json.dumps({"evaluation": rows}, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_table(output: Output) -> list[Line]:
+    """The table that an output keeps. Raises `FileNotFoundError` where it has none."""
+    data = output.store.read(f"artifacts/{FILE}")
+    if data is None:
+        raise FileNotFoundError(f"{output.url} has no {FILE}: the stage has not finished")
+    return [Line(**line) for line in json.loads(data)["evaluation"]]
+
+
+def metrics_of(table: list[Line]) -> dict[str, float]:
+    """As they are logged: `<part>/<what>/<metric>`, and `<part>/<what>/<baseline>/<metric>`."""
+    found = {f"{line.what}/{line.metric}": line.ours for line in table}
+    found |= {f"{line.what}/{of}/{line.metric}": value for line in table for of, value in line.baselines.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def lines(table: list[Line]) -> Iterable[str]:
+    """One sentence for each thing that was judged, with its first metric."""
+    first: dict[str, Line] = {}
+    for line in table:
+        if line.ours is not None:
+            first.setdefault(line.what, line)
+    for line in first.values():
+        beside = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in line.baselines.items())
+        better = f" ({beside})" if beside else ""
+        yield f"{line.what} of {line.objects:,} objects: {line.metric} {_short(line.ours)}{better}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,117 @@
+"""What objects really look like: samples of a few objects, the views that are compared, and the view that prompts."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipelines.evaluating.rows import Part
+from sar3d.data.asked import object_uids
+from sar3d.data.row_index import SplitName
+from sar3d.data.samples import Targets
+from sar3d.data.view_config import Unit, ViewDataConfig
+from sar3d.data.view_dataset import Shown, ViewDataset, ViewSample
+from sar3d.errors import ObjectError
+from sar3d.metrics.registry import Pictures
+from sar3d.vqvae.cameras import matrices
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of some objects, by uid."""
+
+    dataset: ViewDataset
+    places: dict[str, int]
+    """The first sample of each object."""
+
+    def sample(self, uid: str, shown: Shown = "all") -> ViewSample:
+        """Of an object's first view group. Raises `ObjectError` for one that is not there or cannot be read."""
+        place = self.places.get(uid)
+        found = None if place is None else self.dataset.samples(views=shown, groups=None, indices=[place])
+        sample = next(found, None) if found is not None else None
+        if sample is None:
+            raise ObjectError("no_views", f"the views of {uid} are not there, or none of them is held out")
+        return sample
+
+
+def open_views(
+    files: Sequence[str],
+    data: ViewDataConfig,
+    uids: Collection[str] | None,
+    split: SplitName = "all",
+) -> Views:
+    """The views of these objects. Raises `UserError` where the files hold none of them."""
+    dataset = ViewDataset(files, None, data, split=split, uids=uids)
+    return Views(dataset, dict(zip(object_uids(dataset), dataset.first_samples(), strict=True)))
+
+
+def view_data(whole: Any, stage: str, part: Part, normals: bool) -> ViewDataConfig:
+    """All views of an object; of training objects those apart that the VQVAE's training held out."""
+    trained: ViewDataConfig = whole.train_vqvae.data
+    unit: Unit = "object" if stage == "render" else "group"
+    config = ViewDataConfig(unit=unit, normals=normals, val=trained.val, test=trained.test, cache_decoded=False)
+    if part == "heldout":
+        return config
+    return replace(config, held_out=trained.held_out, held_out_views=trained.held_out_views)
+
+
+def unseen(data: ViewDataConfig) -> Shown:
+    """The views that no training was given, where there are such; else all."""
+    return "held_out" if data.held_out or data.held_out_views else "all"
+
+
+def compared(sample: ViewSample, count: int, encoded: bool) -> Targets:
+    """At most `count` of the sample's views, spread evenly over their ids.
+
+    Args:
+        encoded: whether the encoder's own views count too; where there are no others they always do.
+    """
+    ids = sample.supervision_ids
+    places = sorted(range(len(ids)), key=lambda i: ids[i])
+    others = [i for i in places if ids[i] not in sample.encoder_ids]
+    if not encoded and others:
+        places = others
+    count = min(count, len(places))
+    return chosen(sample.supervision, [places[i * len(places) // count] for i in range(count)])
+
+
+def level_view(sample: ViewSample) -> int:
+    """The place of the view that is seen most from the side: from above or below objects are hard to know."""
+    pose = matrices(sample.supervision.cameras)[0]
+    height = pose[:, 2, 3] / pose[:, :3, 3].norm(dim=-1)
+    return int(height.abs().argsort(stable=True)[0])
+
+
+def facing(cameras: Float[Tensor, "V 25"], wanted: Float[Tensor, "W 25"]) -> list[int]:
+    """Of V cameras the one that looks from nearest the direction of each of W others."""
+    towards = [torch.nn.functional.normalize(matrices(c)[0][:, :3, 3], dim=-1) for c in (wanted, cameras)]
+    return (towards[0] @ towards[1].T).argmax(dim=1).tolist()
+
+
+def chosen(targets: Targets, places: Sequence[int]) -> Targets:
+    """The views at these places."""
+    at = torch.tensor(list(places))
+    return Targets(
+        image=targets.image[at],
+        depth=targets.depth[at],
+        mask=targets.mask[at],
+        cameras=targets.cameras[at],
+        normal=None if targets.normal is None else targets.normal[at],
+    )
+
+
+def pictures_of(targets: Targets, device: torch.device) -> Pictures:
+    """The truth as metrics take it."""
+    normal = None if targets.normal is None else targets.normal.to(device)
+    rgb = ((targets.image + 1) / 2).to(device)
+    return Pictures(rgb, targets.mask.to(device), targets.depth.to(device), normal)
+
+
+def as_bytes(rgb: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels of a picture in [0, 1]."""
+    return (rearrange(rgb.clamp(0, 1), "c h w -> h w c") * 255).round().byte().cpu().numpy()
