@@ -90,7 +90,11 @@ def scales_attention(
 
 
 def flex_level_attention(q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Float[Tensor, "B H L E"]:
-    """FlexAttention, compiled on a GPU, by itself or as part of a compiled block. Raises `UserError` where it would have no backward pass."""
+    """FlexAttention, compiled on a GPU, by itself or as part of a compiled block.
+
+    Raises:
+        UserError: a gradient is needed where there is no backward pass.
+    """
     if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
         raise UserError(f"flex attention cannot train on the {q.device.type}: choose the attention scales or dense")
     if not q.is_cuda or torch.compiler.is_compiling():
