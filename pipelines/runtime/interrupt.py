@@ -35,3 +35,17 @@ def interruptible() -> Iterator[None]:
     finally:
         for n, old in before.items():
             signal.signal(n, old)
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Around calls of Ray in the main thread: a signal that falls into one of its C callbacks comes out as itself.
+
+    Python reports an exception that such a callback returned with as the cause of a `SystemError`.
+    """
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise

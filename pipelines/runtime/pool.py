@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.runtime import cluster
+from pipelines.runtime.interrupt import unwrapped
 from pipelines.runtime.output import Failure, Output, ShardRecord, ShardWriter
 from pipelines.runtime.plan import Shard
 from pipelines.runtime.stage import Context, Stage
@@ -89,7 +90,8 @@ class Crew(ABC):
 
     def _result(self, ref: Any) -> Any:
         try:
-            return self.ray.get(ref)
+            with unwrapped():
+                return self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
@@ -133,7 +135,8 @@ class Tasks(Crew):
 
     def collect(self) -> Iterator[ShardRecord]:
         exceptions = self.ray.exceptions
-        done, _ = self.ray.wait(list(self._flying), num_returns=1, timeout=0.5)
+        with unwrapped():
+            done, _ = self.ray.wait(list(self._flying), num_returns=1, timeout=0.5)
         for ref in done:
             shard = self._flying.pop(ref)
             try:
@@ -190,7 +193,8 @@ class Actors(Crew):
 
     def collect(self) -> Iterator[ShardRecord]:
         self._staff()
-        done, _ = self.ray.wait([*self._busy, *self._opening], num_returns=1, timeout=0.5)
+        with unwrapped():
+            done, _ = self.ray.wait([*self._busy, *self._opening], num_returns=1, timeout=0.5)
         for ref in done:
             if ref in self._opening:
                 self._opened(ref, self._opening.pop(ref))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime import cluster
-from pipelines.runtime.interrupt import Interrupted
+from pipelines.runtime.interrupt import Interrupted, unwrapped
 from pipelines.runtime.lease import Lease
 from pipelines.runtime.output import Output
 from pipelines.runtime.progress import StepProgress
@@ -271,7 +271,8 @@ class Attendant:
 
     def collect(self, patience: float = 0.5) -> float:
         """Take what has come, waiting a little for the first of it; seconds since a worker was last heard of."""
-        entries, silence = self.ray.get(self.mailbox.collect.remote(self._taken, patience))
+        with unwrapped():
+            entries, silence = self.ray.get(self.mailbox.collect.remote(self._taken, patience))
         self.tracked.entries([entry for entry in entries if entry["do"] not in ("say", "commit")])
         for entry in entries:
             if entry["do"] == "say":
