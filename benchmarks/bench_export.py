@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--quick", action="store_true", help="a few seconds: 48³, texture 128²")
     given = parser.parse_args(arguments)
     if given.quick:
-        given.grid, given.texture, given.faces, given.steps, given.repeats = 48, 128, 2000, 60, 1
+        given.grid, given.texture, given.faces, given.steps, given.repeats = 48, 128, 2000, 30, 1
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(0)

@@ -211,7 +211,9 @@ def _settle_evaluate(config: PipelineConfig) -> EvaluateConfig:
     found = {n: absolute(getattr(section, n), f"evaluate.{n}") for n in inherited if getattr(section, n)}
     weights = ("text_weights", "image_weights")
     found |= {n: _weights(getattr(section, n), f"evaluate.{n}") or getattr(generate, n) for n in weights}
-    wanted = {n: stage in config.stages for n, stage in STAGES_OF.items() if getattr(section, n) is None}
+    wanted: dict[str, Any] = {
+        n: stage in config.stages for n, stage in STAGES_OF.items() if getattr(section, n) is None
+    }
     if section.perceptual == "auto":
         inherited |= {"perceptual": trained.perceptual}
     if section.lpips == PerceptualConfig():

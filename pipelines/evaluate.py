@@ -39,19 +39,19 @@ class EvaluateConfig(StageConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    reconstruction: bool | None = field(default=None, metadata=LISTING)
+    reconstruction: bool | None = None
     """Judge the VQVAE; default: where the configuration's stages train one."""
-    text: bool | None = field(default=None, metadata=LISTING)
+    text: bool | None = None
     """Judge what is generated from captions; default: where the stages train such a generator."""
-    image: bool | None = field(default=None, metadata=LISTING)
+    image: bool | None = None
     """Judge what is generated from pictures; default: where the stages train such a generator."""
-    captions: bool | None = field(default=None, metadata=LISTING)
+    captions: bool | None = None
     """Judge descriptions; default: where the stages train a captioner."""
     views: Literal["render", "import_chunks"] = "render"
     """The stage whose views are the truth."""
-    objects: int = field(default=64, metadata=LISTING)
+    objects: int = 64
     """Objects for each thing that is judged, spread evenly over the dataset."""
-    split: Split = field(default="auto", metadata=LISTING)
+    split: Split = "auto"
     """`auto`: the objects that training held out, validating and testing ones; where there are none, training objects,
     and every number is called so. `val`, `test`, `training`: these alone."""
     compared: int = 8

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluating.objects import shares_of
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
 
 FILE = "evaluation.json"
+_FIRST, _LAST = ("what", "metric", "ours"), ("objects", "better", "note")
+"""Columns before and after those of the baselines."""
 _KNOWN = 4096
 """Training objects that the baseline and the known names are taken from, as in the captioner's training."""
 _COLUMNS = ["object", "what", "part", "said", "references", "name", "category", "numbers"]
@@ -95,27 +97,23 @@ def _training_captions(context: "Context[EvaluateConfig]") -> tuple[str, list[tu
 
 
 def table_csv(table: list[Line]) -> bytes:
-    """For people: four digits, one column for each baseline that there is."""
+    """For people: four digits, a column for each baseline that there is, and one for notes if there are any."""
     used = [name for name in BASELINES if any(name in line.baselines for line in table)]
-    notes = any(line.note for line in table)
+    columns = [*_FIRST, *used, *_LAST] if any(line.note for line in table) else [*_FIRST, *used, *_LAST[:-1]]
     text = io.StringIO()
-    titles = ["what", "metric", "ours", *used, "objects", "better", *(["note"] if notes else [])]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([title.replace("_", " ") for title in titles])
+    writer.writerow([column.replace("_", " ") for column in columns])
     for line in table:
-        values = [_short(line.ours), *(_short(line.baselines.get(name)) for name in used)]
-        objects = line.objects or ""
-        writer.writerow([line.what, line.metric, *values, objects, line.better, *([line.note] if notes else [])])
+        cells = _cells(line)
+        writer.writerow([_short(v) if isinstance(v := cells[column], float) else v or "" for column in columns])
     return text.getvalue().encode()
 
 
 def table_json(table: list[Line]) -> bytes:
-    """For programs: every digit; None for what is not a finite number."""
-    rows = [
-        {**asdict(line), "ours": _finite(line.ours), "baselines": {k: _finite(v) for k, v in line.baselines.items()}}
-        for line in table
-    ]
-    return json.dumps({"evaluation": rows}, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    """For programs (pandas: `orient="split"`): every digit and column; null for what is no finite number."""
+    columns = [*_FIRST, *BASELINES, *_LAST]
+    data = [[_finite(_cells(line)[column]) for column in columns] for line in table]
+    return json.dumps({"columns": columns, "data": data}, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_table(output: Output) -> list[Line]:
@@ -123,7 +121,15 @@ def read_table(output: Output) -> list[Line]:
     data = output.store.read(f"artifacts/{FILE}")
     if data is None:
         raise FileNotFoundError(f"{output.url} has no {FILE}: the stage has not finished")
-    return [Line(**line) for line in json.loads(data)["evaluation"]]
+    table = json.loads(data)
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    baselines = [{name: row.pop(name) for name in BASELINES} for row in rows]
+    known = [{name: value for name, value in found.items() if value is not None} for found in baselines]
+    return [Line(**row, baselines=found) for row, found in zip(rows, known, strict=True)]
+
+
+def _cells(line: Line) -> dict[str, Any]:
+    return {**{name: getattr(line, name) for name in (*_FIRST, *_LAST)}, **dict.fromkeys(BASELINES), **line.baselines}
 
 
 def metrics_of(table: list[Line]) -> dict[str, float]:
@@ -149,5 +155,5 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(value: Any) -> Any:
+    return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipelines.caching.devices import begin_worker, exact
@@ -32,7 +32,7 @@ from pipelines.runtime.output import Failure
 from pipelines.runtime.plan import Item
 from pipelines.runtime.stage import Context, Row
 from pipelines.train_llm import local_folder
-from sar3d.ar.evaluate import Look
+from sar3d.ar.evaluate import Look, decoded
 from sar3d.conditions import load_encoder
 from sar3d.data.samples import Targets
 from sar3d.data.view_dataset import ViewSample
@@ -62,7 +62,8 @@ class Prepared:
     query: Float[Tensor, " C"]
     """The prompt's pooled vector, by which training objects are compared with it."""
     truth: Targets
-    encoder_input: Float[Tensor, "6 10 H W"]
+    codes: Int64[Tensor, " L"]
+    """Of its first view group."""
 
 
 class Judge:
@@ -158,7 +159,9 @@ class Judge:
         except ObjectError as error:
             return _failure(item, error)
         truth = compared(sample, self.config.compared, encoded=True)
-        return Prepared(item, prompt, features.pooled[0].float().cpu(), truth, sample.encoder_input)
+        with torch.no_grad(), exact():
+            codes = self._system.vqvae.tokens(sample.encoder_input[None].to(self.device))[0].cpu()
+        return Prepared(item, prompt, features.pooled[0].float().cpu(), truth, codes)
 
     def _prompting(self, item: Item, views: Views, sample: ViewSample) -> ViewSample:
         """One view alone: of those that no training was given, if there are any, the one most from the side."""
@@ -170,16 +173,13 @@ class Judge:
 
     def _generated(self, asked: Prepared, sample: Sample, kind: Kind) -> Row:
         system, cameras, side = self._system, asked.truth.cameras, asked.truth.image.shape[-1]
-        with torch.no_grad(), exact():
-            own = system.vqvae.tokens(asked.encoder_input[None].to(self.device))
-            codes = Look(system.vqvae, system.vqvae.decode_tokens(own))
         truth = pictures_of(asked.truth, self.device)
         shown = {
             OURS: Pictures(Look(system.vqvae, sample.planes)(cameras, side)),
-            CODES: Pictures(codes(cameras, side)),
+            CODES: Pictures(Look(system.vqvae, decoded(system.vqvae, asked.codes))(cameras, side)),
             MEAN: self._mean(truth),
         }
-        told = self._told({OURS: sample.tokens, CODES: own[0].cpu()})
+        told = self._told({OURS: sample.tokens, CODES: asked.codes})
         neighbours = self.baselines.neighbours(kind, system.generator(kind).encoder.id)
         place = neighbours.nearest(asked.query, asked.item["sha256"])
         if place is not None:

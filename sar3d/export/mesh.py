@@ -178,8 +178,9 @@ def _face_vectors(vertices: NDArray[np.floating], faces: NDArray[np.int32]) -> N
 
 def _clean(vertices: NDArray[np.float32], faces: NDArray[np.int32], side: float) -> Mesh:
     """Vertices at one place become one; faces without area go. Raises `ObjectError` if none is left."""
-    cells = np.rint(vertices.astype(np.float64) * (_PLACES / side)).astype(np.int64) + 2 * _PLACES
-    keys = (cells[:, 0] * (4 * _PLACES) + cells[:, 1]) * (4 * _PLACES) + cells[:, 2]
+    offsets = vertices.astype(np.float64) - vertices.min(axis=0)
+    x, y, z = np.rint(offsets * (_PLACES / side)).astype(np.int64).T
+    keys = (x * (2 * _PLACES) + y) * (2 * _PLACES) + z
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     places, faces = vertices[first], which.reshape(-1).astype(np.int32)[faces]
     area = np.linalg.norm(_face_vectors(places, faces), axis=1)

@@ -33,6 +33,9 @@ class LLMConfig:
     """Scales that the language model reads, from the coarsest on: 8 of the published 10, 765 of 2,040 tokens."""
     projector: tuple[int, ...] = (1024, 2048)
     """Hidden widths of the MLP from code vectors to the language model's inputs."""
+    places: bool = False
+    """Add a learned vector for its place to every 3D token. The published system has none; a small language model from a
+    random start learns to read far sooner with it."""
     width: int = 4096
     """Width of the language model's inputs."""
     template: TemplateName = "vicuna_v1_1"

@@ -47,7 +47,7 @@ class SAR3DLM(nn.Module):
         self.config, self.tokenizer = config, tokenizer
         self.special: SpecialIds = special_ids(tokenizer)
         self.codes = Codes(codebook)
-        self.projector = Projector(config.dim, config.projector, config.width)
+        self.projector = Projector(config.dim, config.projector, config.width, config.read if config.places else 0)
         self.delimiters = nn.Embedding(2, config.width)
         """Inputs of <point_start> and <point_end>."""
         with torch.no_grad():

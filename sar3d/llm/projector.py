@@ -9,18 +9,27 @@ from torch.nn import functional as F
 
 
 class Projector(nn.Module):
-    """An MLP with GELU between its layers, from D through `hidden` to the width C of the language model's inputs."""
+    """An MLP with GELU between its layers, from D through `hidden` to the width C of the language model's inputs.
 
-    def __init__(self, dim: int, hidden: tuple[int, ...], width: int) -> None:
+    Args:
+        places: N, to add a learned vector for the place of each token; 0 for none (published).
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, ...], width: int, places: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for narrow, wide in pairwise((dim, *hidden, width)):
             layers += [nn.Linear(narrow, wide), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
+        self.places = nn.Embedding(places, width) if places else None
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=width**-0.5)
 
     def forward(self, vectors: Float[Tensor, "B N D"]) -> Float[Tensor, "B N C"]:
         """Inputs of the language model."""
         out: Tensor = self.layers(vectors)
+        if self.places is not None:
+            out = out + self.places(torch.arange(out.shape[1], device=out.device))
         return out
 
 

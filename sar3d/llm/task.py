@@ -20,7 +20,7 @@ from sar3d.llm.language_model import load_lm, load_tokenizer, random_lm, tokeniz
 from sar3d.llm.model import SAR3DLM, assemble, writer_of
 from sar3d.llm.prompt import Example, Writer
 from sar3d.llm.task_config import LLMTaskConfig
-from sar3d.training.seeds import SampleKey
+from sar3d.training.seeds import SampleKey, generator
 from sar3d.training.task import Losses, Sync, Task
 
 _IGNORED = -100
@@ -99,12 +99,12 @@ class LLMTask(Task):
     def collate(self, samples: list[CaptionSample], step: int, keys: list[SampleKey]) -> LLMBatch:
         examples = [self._example(sample, key) for sample, key in zip(samples, keys, strict=True)]
         longest = max(len(example.ids) for example in examples)
-        padding, read = self.writer.end, self.model_config.read
+        padding = self.writer.end
         return LLMBatch(
             ids=torch.tensor([e.ids + [padding] * (longest - len(e.ids)) for e in examples]),
             mask=torch.tensor([[True] * len(e.ids) + [False] * (longest - len(e.ids)) for e in examples]),
             labels=torch.tensor([_labels(e, longest) for e in examples]),
-            codes=torch.stack([sample.codes[:read] for sample in samples]),
+            codes=torch.stack([self._codes(sample, key) for sample, key in zip(samples, keys, strict=True)]),
             keep=longest - min(e.answer for e in examples) + 1,
         )
 
@@ -164,6 +164,14 @@ class LLMTask(Task):
                 f"one's is {getattr(self.model_config, changed)}"
             )
         return model
+
+    def _codes(self, sample: CaptionSample, key: SampleKey) -> Int64[Tensor, " N"]:
+        codes, noise = sample.codes[: self.model_config.read], self.config.noise
+        if not noise:
+            return codes
+        draws = generator(key.seed, "noise", key.step, key.index)
+        others = torch.randint(self.model_config.codes, codes.shape, generator=draws)
+        return torch.where(torch.rand(codes.shape, generator=draws) < noise, others, codes)
 
     def _example(self, sample: CaptionSample, key: SampleKey) -> Example:
         about = sample.about

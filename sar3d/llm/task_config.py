@@ -76,7 +76,7 @@ class LLMTaskConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
     preset: Literal["tiny", "paper"] = "tiny"
-    """`tiny`: 6 scales, a short template, a small language model from a random start. `paper`: the published system."""
+    """`tiny`: 5 scales, a short template, a small language model from a random start. `paper`: the published system."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What differs from the preset, for example {used: 8, projector: [1024, 2048]}; see `sar3d.llm.config.LLMConfig`."""
     lm: str = dataclasses.field(default="", metadata={"identity": "listing"})
@@ -97,6 +97,8 @@ class LLMTaskConfig:
     that asks for the caption."""
     caption_share: float = 0.5
     """Share of the varied questions that ask for a caption."""
+    noise: float = 0.0
+    """Share of the 3D tokens that are replaced by random ones in training, against learning few objects by heart."""
     checkpoint_activations: bool = dataclasses.field(default=False, metadata={"identity": False})
     """Less memory for more time: activations of a layer are computed again in the backward pass."""
     decoding: CaptionDecoding = dataclasses.field(default_factory=CaptionDecoding, metadata={"identity": False})
@@ -107,6 +109,8 @@ class LLMTaskConfig:
             raise UserError(
                 f"caption_share={self.caption_share:g} is wrong: it is a share of the questions, from 0 to 1"
             )
+        if not 0 <= self.noise < 1:
+            raise UserError(f"noise={self.noise:g} is wrong: it is a share of the 3D tokens, from 0 to below 1")
         if self.train != "all" and not self.source:
             raise UserError(
                 f"train={self.train} needs a trained language model, and this one starts at random: name one with lm, or "
@@ -127,7 +131,7 @@ class LLMTaskConfig:
 
 
 PRESETS: dict[str, LLMConfig] = {
-    "tiny": LLMConfig(used=6, projector=(128,), width=128, template="plain"),
+    "tiny": LLMConfig(used=5, projector=(128,), places=True, width=128, template="plain"),
     "paper": LLMConfig(),
 }
 

@@ -20,7 +20,9 @@ from sar3d.training.settings import TrainSettings
 
 CAPTIONS = ("a red apple", "a green pear", "a white can", "a gray fire truck", "a brown bowl")
 # Odd widths leave parameters that no number of workers divides.
-CONFIG = LLMConfig(codes=32, dim=8, scales=(1, 2, 3), used=2, projector=(15, 21), width=32, template="plain")
+CONFIG = LLMConfig(
+    codes=32, dim=8, scales=(1, 2, 3), used=2, projector=(15, 21), places=True, width=32, template="plain"
+)
 
 
 def sample(index: int) -> CaptionSample:

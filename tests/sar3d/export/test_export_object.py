@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from solids import Solid, ball, torus
+from torch.nn import functional as F
 
 from sar3d.errors import ObjectError, UserError
 from sar3d.export.config import FORMATS, PUBLISHED_DENSITY, ExportSettings
 from sar3d.export.export import export_object
 from sar3d.vqvae.config import FieldConfig, VolumeConfig
+from sar3d.vqvae.field import FieldMLP, TriplaneField
 
 SMALL = ExportSettings(formats=FORMATS, grid=48, faces=2000, texture=128, frames=5, resolution=33, fps=5)
 VOLUME = VolumeConfig(24, 0)
@@ -30,6 +33,21 @@ def test_an_object_becomes_all_its_files(tmp_path):
     assert len(trimesh.load(tmp_path / "new" / "folder" / "object.ply").faces) <= 2000
     with Image.open(tmp_path / "new" / "folder" / "turntable.gif") as film:
         assert (film.n_frames, film.size) == (5, (33, 33))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_field_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path):
+    torch.manual_seed(0)
+    config = FieldConfig(density_scale=20.0)
+    planes, mlp = F.interpolate(8 * torch.randn(3, 16, 6, 6), size=32, mode="bilinear")[None], FieldMLP(48, config)
+    bounds = {}
+    for device in ("cpu", "cuda"):
+        field = TriplaneField(planes.to(device), mlp.to(device), config)
+        export_object(field, tmp_path / device, settings=SMALL, volume=VOLUME, device=device)
+        assert {file.name for file in (tmp_path / device).iterdir()} == set(FILES.values())
+        bounds[device] = trimesh.load(tmp_path / device / "object.ply").bounds
+    assert bounds["cuda"] == pytest.approx(bounds["cpu"], abs=0.02)
 
 
 @pytest.mark.parametrize("name", FORMATS)

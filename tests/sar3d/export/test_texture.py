@@ -1,10 +1,13 @@
 """Textures against colours that are known everywhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from solids import Solid, ball, torus
 
+from sar3d.errors import ObjectError
 from sar3d.export.mesh import extract_mesh, simplified, vertex_colours
 from sar3d.export.texture import Unwrapped, bake, surface_points, unwrap
 
@@ -38,6 +41,10 @@ def anywhere(unwrapped: Unwrapped, count: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.einsum("nk,nkc->nc", shares, values[faces]) for values in (unwrapped.vertices, unwrapped.uv))
 
 
+def truth(solid: Solid, points: np.ndarray) -> np.ndarray:
+    return solid.colour(torch.from_numpy(points)).numpy() * 255
+
+
 def test_charts_fill_the_square_without_overlap(unwrapped):
     assert unwrapped.uv.min() >= 0
     assert unwrapped.uv.max() <= 1
@@ -61,10 +68,9 @@ def test_cutting_leaves_the_surface_as_it_is(unwrapped):
 def test_every_point_of_the_surface_shows_its_colour(solid, unwrapped):
     texture = bake(solid, unwrapped, SIZE)
     points, uv = anywhere(unwrapped, 4000)
-    truth = solid.colour(torch.from_numpy(points)).numpy() * 255
-    error = np.abs(bilinear(texture, uv) - truth)
+    error = np.abs(bilinear(texture, uv) - truth(solid, points))
     assert error.mean() < 0.7
-    assert error.max() < 12
+    assert np.percentile(error, 99) < 4  # at seams a filter mixes in half a texel of the neighbourhood
 
 
 def test_between_the_charts_nothing_dark_is_left(solid, unwrapped):
@@ -74,21 +80,22 @@ def test_between_the_charts_nothing_dark_is_left(solid, unwrapped):
     assert texture.min() >= texture[covered].min() > 40
 
 
+def test_a_mesh_that_covers_no_texel_is_an_object_error(solid, unwrapped):
+    point = dataclasses.replace(unwrapped, uv=np.zeros_like(unwrapped.uv))
+    with pytest.raises(ObjectError, match="no texel"):
+        bake(solid, point, SIZE)
+
+
 def test_a_texture_shows_more_than_the_colours_of_few_vertices():
     stripes = Solid(torus(0.3, 0.1), colour=lambda points: 0.5 + 0.4 * torch.sin(40 * points))
     mesh = simplified(extract_mesh(stripes, grid=48, level=stripes.level), 800)
     cut = unwrap(mesh)
     points, uv = anywhere(cut, 3000)
-    truth = stripes.colour(torch.from_numpy(points)).numpy() * 255
-    baked = np.abs(bilinear(bake(stripes, cut, 512), uv) - truth).mean()
+    baked = np.abs(bilinear(bake(stripes, cut, 512), uv) - truth(stripes, points)).mean()
     rng = np.random.default_rng(0)
     faces = mesh.faces[rng.integers(0, len(mesh.faces), 3000)]
     shares = rng.dirichlet((1, 1, 1), 3000)
     places = np.einsum("nk,nkc->nc", shares, mesh.vertices[faces])
     plain = np.einsum("nk,nkc->nc", shares, vertex_colours(stripes, mesh)[faces].astype(float))
-    by_vertex = np.abs(plain - solid_truth(stripes, places)).mean()
+    by_vertex = np.abs(plain - truth(stripes, places)).mean()
     assert baked < 0.7 * by_vertex
-
-
-def solid_truth(solid: Solid, points: np.ndarray) -> np.ndarray:
-    return solid.colour(torch.from_numpy(points)).numpy() * 255

@@ -19,6 +19,7 @@ from sar3d.llm.captioner import Captioner
 from sar3d.llm.config import SPECIAL, CaptionDecoding, LLMConfig, from_dict
 from sar3d.llm.language_model import load_lm, load_tokenizer, random_lm, tokenizer_of, train_tokenizer
 from sar3d.llm.model import SAR3DLM, assemble, left_padded, writer_of
+from sar3d.llm.projector import Projector
 from sar3d.llm.prompt import CAPTION
 from sar3d.llm.task_config import RandomLMConfig
 
@@ -88,13 +89,20 @@ def test_padding_changes_nothing_and_the_last_logits_are_those_of_all(model: SAR
 def test_published_sizes() -> None:
     config = LLMConfig()
     assert (config.tokens, config.read) == (2040, 765)
-    from sar3d.llm.projector import Projector
-
     with torch.device("meta"):
         projector = Projector(config.dim, config.projector, config.width)
     shapes = [tuple(layer.weight.shape) for layer in projector.layers if isinstance(layer, nn.Linear)]
     assert shapes == [(1024, 8), (2048, 1024), (4096, 2048)]
     assert sum(isinstance(layer, nn.GELU) for layer in projector.layers) == 2
+
+
+def test_places_tell_equal_tokens_apart_and_the_published_projector_has_none() -> None:
+    same = torch.ones(1, 4, 8)
+    plain, placed = Projector(8, (16,), 32), Projector(8, (16,), 32, places=4)
+    assert plain.places is None
+    assert len(set(plain(same)[0, :, 0].tolist())) == 1
+    assert placed.places is not None
+    assert torch.allclose(placed(same) - placed.layers(same), placed.places.weight, atol=1e-6)
 
 
 def test_greedy_answers_are_those_of_a_plain_loop(model: SAR3DLM) -> None:

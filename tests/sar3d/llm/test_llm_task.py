@@ -193,6 +193,17 @@ def test_recomputed_activations_give_the_same_gradients(described: str, codebook
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
+def test_noise_replaces_its_share_of_the_3d_tokens_by_the_samples_key_alone(task: LLMTask) -> None:
+    clean, key = sample(0), SampleKey(0, 3, 1)
+    keys = [SampleKey(0, 3, index) for index in range(40)]
+    noisy = LLMTask(replace(task.config, noise=0.4), CONFIG, task.codebook, tokenizer=task.tokenizer)
+    noisy.build()
+    codes = noisy.collate([clean] * 40, 3, keys).codes
+    assert torch.equal(noisy.collate([clean], 3, [key]).codes[0], codes[1])
+    assert 0.3 < float((codes != clean.codes[:15]).float().mean()) < 0.5
+    assert torch.equal(batch_of(task).codes[0], clean.codes[:15])
+
+
 def test_a_task_travels_to_workers(task: LLMTask) -> None:
     task.build()
     copy = pickle.loads(pickle.dumps(task))
@@ -206,6 +217,7 @@ def test_a_task_travels_to_workers(task: LLMTask) -> None:
         (lambda: RandomLMConfig(width=30, heads=4), "multiple of twice the heads"),
         (lambda: RandomLMConfig(vocabulary=100), "give 300 or more"),
         (lambda: LLMTaskConfig(caption_share=2.0), "from 0 to 1"),
+        (lambda: LLMTaskConfig(noise=1.0), "from 0 to below 1"),
         (lambda: CaptionDecoding(most=0), "most is at least 1"),
         (lambda: model_config(LLMTaskConfig(model={"codes": 3}), PRESETS["tiny"], 8), "codes cannot be set"),
         (lambda: model_config(LLMTaskConfig(model={"usd": 3}), PRESETS["tiny"], 8), "wrong at usd"),
@@ -225,4 +237,4 @@ def test_the_presets_are_the_published_system_and_a_small_one() -> None:
     assert (made.read, made.projector, made.width, made.template) == (765, (1024, 2048), 4096, "vicuna_v1_1")
     tiny = LLMTaskConfig()
     assert (tiny.source, tiny.peak_rate) == ("", 1e-3)
-    assert model_config(tiny, PRESETS["tiny"], 128).read == 273
+    assert model_config(tiny, PRESETS["tiny"], 128).read == 165
