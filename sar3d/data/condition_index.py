@@ -99,7 +99,9 @@ def _read(files: ParquetFiles, file: int, kind: Kind) -> list[_Part]:
     parts = []
     for group in range(files.footer(file).num_row_groups):
         table = files.read((file, group), ["uid", "kind", "encoder", "group"])
-        rows = np.flatnonzero(np.asarray(pc.equal(table.column("kind"), kind)))
+        # The empty condition, of no object, is not for joining.
+        wanted = pc.and_(pc.equal(table.column("kind"), kind), pc.not_equal(table.column("uid"), ""))
+        rows = np.flatnonzero(np.asarray(wanted))
         if len(rows):
             chosen = table.take(rows)
             weight = files.weight((file, group), STORED_COLUMNS)

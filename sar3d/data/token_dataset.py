@@ -6,8 +6,8 @@ their objects in the same order, so a run of samples needs few row groups of eit
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from sar3d.data.order import Integers, permutation
 from sar3d.data.row_index import RowIndex, Selection, SplitName, build_index
 from sar3d.data.row_samples import RowSamples
 from sar3d.data.rowgroups import ParquetFiles
+from sar3d.data.token_config import TokenDataConfig as TokenDataConfig
 from sar3d.data.tokens import TokensInfo, tokens_info
 from sar3d.errors import ObjectError, UserError
 from sar3d.training.seeds import SampleKey
@@ -36,27 +37,6 @@ several blocks fetch: that bounds what is fetched twice."""
 
 Key = tuple[int, int, int]
 """Which dataset, file, row group."""
-
-
-@dataclass(frozen=True)
-class TokenDataConfig:
-    """How rows of tokens and conditions become samples."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    condition: Kind | None = None
-    """Kind of condition that goes with the codes; none for codes alone."""
-    encoder: str | None = None
-    """Id of the encoder that made the conditions; none where they are all of one."""
-    val: float = 0.02
-    """Share of the objects that validate."""
-    test: float = 0.02
-    """Share of the objects that test."""
-    keep_bytes: int = field(default=512 << 20, metadata={"identity": False})
-    """Memory, on each worker, for row groups that may be needed again. A dataset of half this size is shuffled as a
-    whole."""
-    threads: int = field(default=2, metadata={"identity": False})
-    """Threads that make samples on each worker."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ def run(
         steps, seconds, waited = steps + 1, seconds + time.perf_counter() - began, waited + wait
         if log_now:
             speed = {"samples_per_second": steps * settings.batch / seconds, "data_wait": waited / seconds}
+            speed |= task.speed(speed["samples_per_second"], settings, state.device, 1)
             log(state.step, values | speed)
             steps, seconds, waited = 0, 0.0, 0.0
         if held_out is not None and due(settings.evaluate_every, state.step, settings.steps):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sar3d.data.order import Order
 from sar3d.training.seeds import SampleKey
+from sar3d.training.settings import TrainSettings
 
 Batch = Any
 """What `Task.collate` returns: tensors in dataclasses, dicts, lists or tuples, on the CPU; see `move`."""
@@ -158,6 +159,12 @@ class Task(Protocol):
 
     def after_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
         """Changes after the optimiser's, in place and the same on every worker; statistics averaged over workers."""
+        return {}
+
+    def speed(
+        self, samples_per_second: float, settings: TrainSettings, device: torch.device, workers: int
+    ) -> dict[str, float]:
+        """What a speed over all workers means for this model (tokens per second, utilisation); logged with it."""
         return {}
 
     def evaluate(self, model: nn.Module, held_out: Any, sync: Sync) -> dict[str, float]:

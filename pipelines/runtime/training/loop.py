@@ -170,6 +170,8 @@ def _log(state: Run, hooks: Hooks, metrics: dict[str, Tensor | float], pace: Pac
     if state.sync.rank == 0:
         speed = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
         speed["memory_gib"] = max(part["memory_gib"] for part in parts)
+        task, rate = state.work.task, speed["samples_per_second"]
+        speed |= task.speed(rate, state.settings, state.sync.device, state.sync.world)
         hooks.log(state.step, dict(zip(names, values, strict=True)) | speed)
 
 

@@ -1,6 +1,8 @@
 """Metrics are entries: measured of one object, made one value over all, and added without any other change."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +99,21 @@ def test_a_distance_of_features_is_one_more_entry() -> None:
     assert found["mean_colour_distance"].values == {OURS: pytest.approx(0, abs=1e-6)}
     assert found["psnr"].values[OURS] < 10
     assert (found["mean_colour_distance"].objects, found["mean_colour_distance"].better) == (2, "lower")
+
+
+def test_the_documented_entry_is_a_metric() -> None:
+    """The example of docs/evaluate.md."""
+    text = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    try:
+        exec(block, {})
+        entry = GENERATION["colour_distance"]
+    finally:
+        GENERATION.pop("colour_distance", None)
+    dark, light = (Pictures(torch.full((1, 3, SIDE, SIDE), level)) for level in (0.2, 0.8))
+    metrics = {"colour_distance": entry}
+    (total,) = totals([measure(Subject(dark, {OURS: light}), metrics, Tools())], metrics)
+    assert total.values == {OURS: pytest.approx(0.6 * 3**0.5)}
 
 
 def test_captions_are_measured_by_every_entry() -> None:
