@@ -127,9 +127,12 @@ class GenerateStage(Stage[GenerateConfig]):
 
     def identity(self, context: Context[GenerateConfig]) -> Any:
         from pipelines.generating.models import encoder_ids
+        from pipelines.generating.prompts import content_of
 
         config, models = context.config, models_of(context)
         return {
+            # The listing is no part of the fingerprint of a stage that has inputs.
+            "listing": [list(config.kinds), config.objects, config.seed, content_of(config.prompts)],
             "vqvae": models.vqvae.digest,
             "generators": {kind: ref.model.digest for kind, ref in models.generators.items()},
             "encoders": encoder_ids(models.encoders),

@@ -44,7 +44,7 @@ def file_items(file: str, kinds: tuple[Kind, ...], seed: int) -> Iterator[Item]:
             yield {"uid": uid, "kind": kind, "text": text, "seed": chosen}
         else:
             place = image if is_remote(image) or os.path.isabs(image) else join(os.path.dirname(file) or ".", image)
-            yield {"uid": uid, "kind": kind, "sha256": _content(place), "seed": chosen, "_path": place}
+            yield {"uid": uid, "kind": kind, "sha256": content_of(place), "seed": chosen, "_path": place}
 
 
 def _checked(entry: Any, where: str, seed: int) -> tuple[str | None, str | None, str, int]:
@@ -88,8 +88,8 @@ def name_of_prompt(text: str) -> str:
     return name_of("-".join(text.lower().split()))
 
 
-def _content(place: str) -> str:
-    """sha256 of a local picture; empty for what is missing or remote, which shows when it is read."""
+def content_of(place: str) -> str:
+    """sha256 of a local file; empty for what is missing or remote, which shows when it is read."""
     if is_remote(place) or not os.path.isfile(place):
         return ""
     with open(place, "rb") as file:

@@ -24,6 +24,9 @@ from sar3d.errors import UserError
 CEILING_AFTER = 100
 """Objects that must have been tried before `max_failure_rate` can stop a stage."""
 
+_FEW = 8
+"""Numbers of a summary that are said in one line; a stage with more says its own."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -343,6 +346,6 @@ class Work:
             tracked.artifact(name, data)
         summary = self.stage.summary(self.context, self.output)
         tracked.metrics(summary)
-        if summary:
+        if 0 < len(summary) <= _FEW:
             self.say(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
         tracked.failures(self.output.failures())
