@@ -3,13 +3,14 @@
 import functools
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from pipelines.runtime.output import Output
+from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.store import Store, is_remote, join
 from sar3d.errors import UserError
 
@@ -38,6 +39,13 @@ def trained(output: Output, kind: str) -> Exported:
     """The model of a finished training stage; nothing but its config.json is read."""
     url = join(output.url, "model")
     return Exported(url, output.model_digest(), _config(url, kind))
+
+
+def newest(root: str, stages: tuple[str, ...]) -> Iterator[Output]:
+    """Finished outputs of training stages under a root, the newest first; none where it is no root."""
+    found = [(output.finished(), output) for stage in stages for output in outputs(root, stage)]
+    done = [(float(success["finished"]), output) for success, output in found if success is not None]
+    return (output for _, output in sorted(done, key=lambda entry: -entry[0]))
 
 
 def _config(url: str, kind: str) -> dict[str, Any]:

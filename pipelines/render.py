@@ -97,7 +97,7 @@ class RenderStage(Stage[RenderConfig]):
             for item in items:
                 try:
                     with source.open(item["_path"]) as path:
-                        yield from draw(_request(config, item, str(path)))
+                        yield from draw(request_of(config, item, str(path)))
                 except ObjectError as error:
                     attempts = getattr(error, "attempts", 1)
                     uid, path_ = item["uid"], item["_path"]
@@ -112,7 +112,7 @@ class RenderStage(Stage[RenderConfig]):
         return {"contact_sheet.png": sheet} if sheet is not None else {}
 
 
-def _request(config: RenderConfig, item: Item, path: str) -> dict[str, Any]:
+def request_of(config: RenderConfig, item: Item, path: str) -> dict[str, Any]:
     return {
         "path": path,
         "uid": item["uid"],

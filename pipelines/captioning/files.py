@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.caching.tokeniser import encode_objects, open_tokeniser
-from pipelines.render import RenderConfig, _request, depth_scale
+from pipelines.render import RenderConfig, depth_scale, request_of
 from pipelines.runtime.drawing import drawer
 from sar3d.data.view_rows import ENCODER_COLUMNS
 from sar3d.data.views import views_schema
@@ -51,7 +51,7 @@ def tokens_of_files(
         for path in paths:
             try:
                 content = hashlib.sha256(_read(path)).hexdigest()
-                request = _request(config, {"uid": content, "sha256": content}, str(path.resolve()))
+                request = request_of(config, {"uid": content, "sha256": content}, str(path.resolve()))
                 rows = draw({**request, "resolution": resolution})
                 views = pa.Table.from_pylist(rows[:1], schema).select(ENCODER_COLUMNS)
                 made = next(iter(encode_objects(tokeniser, [({"uid": content}, views)])))

@@ -1,13 +1,11 @@
 """Which captioner and which VQVAE a request means: those of a configuration, of a pipeline's root, or of folders."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.exported import exported, trained
+from pipelines.exported import exported, newest, trained
 from pipelines.runtime.engine import current
-from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.store import Store, join
 from pipelines.train_llm import PROJECTOR, local_folder
 from sar3d.errors import UserError
@@ -37,7 +35,7 @@ def models_in(model: str, vqvae: str = "") -> CaptionModels:
     Raises:
         UserError: there is no such model, or the VQVAE is another one than the captioner was trained with.
     """
-    found = next(_newest(model, (CAPTIONER_STAGE, PROJECTOR)), None)
+    found = next(newest(model, (CAPTIONER_STAGE, PROJECTOR)), None)
     if found is not None:
         captioner = trained(found, "llm").url
     else:
@@ -48,7 +46,7 @@ def models_in(model: str, vqvae: str = "") -> CaptionModels:
     folder = local_folder(captioner)
     wanted = made_for(folder)
     if not vqvae:
-        outputs_ = _newest(model, (TOKENIZER_STAGE,)) if found is not None else iter(())
+        outputs_ = newest(model, (TOKENIZER_STAGE,)) if found is not None else iter(())
         same = next((output for output in outputs_ if output.model_digest() == wanted), None)
         return CaptionModels(folder, None if same is None else local_folder(trained(same, "vqvae").url))
     return checked(folder, vqvae)
@@ -90,10 +88,3 @@ def checked(captioner: Path, vqvae: str) -> CaptionModels:
             f"{model.digest[:16]}: give the VQVAE that it was trained with"
         )
     return CaptionModels(captioner, local_folder(model.url))
-
-
-def _newest(root: str, stages: tuple[str, ...]) -> Iterator[Output]:
-    """Finished outputs of training stages under a root, the newest first; none where it is no root."""
-    found = [(output.finished(), output) for stage in stages for output in outputs(root, stage)]
-    done = [(float(success["finished"]), output) for success, output in found if success is not None]
-    return (output for _, output in sorted(done, key=lambda entry: -entry[0]))

@@ -1,12 +1,11 @@
 """Which VQVAE and which generators a request means: those of a configuration, of a pipeline's root, or of folders."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.exported import Exported, exported, local_copy, trained
+from pipelines.exported import Exported, exported, local_copy, newest, trained
 from pipelines.runtime.engine import current
 from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.store import Store, is_remote, join
@@ -122,7 +121,7 @@ def _is_root(model: str) -> bool:
 
 def _newest_generator(root: str, kind: Kind) -> Exported:
     """The newest finished generator of this kind under a root."""
-    for output in _newest(root, tuple(GENERATOR_STAGES.values())):
+    for output in newest(root, tuple(GENERATOR_STAGES.values())):
         model = trained(output, "ar")
         if model.config.get("condition") == kind:
             return model
@@ -135,19 +134,12 @@ def _newest_generator(root: str, kind: Kind) -> Exported:
 def _tokenizer_of(generator: Exported, root: str) -> str:
     """URL of the VQVAE under a root that a generator was trained with."""
     made_for = _extra(generator.url).get("vqvae")
-    for output in _newest(root, (TOKENIZER_STAGE,)):
+    for output in newest(root, (TOKENIZER_STAGE,)):
         if output.model_digest() == made_for:
             return trained(output, "vqvae").url
     raise UserError(
         f"the VQVAE that {generator.url} was trained with is not under {root}: give its folder too (--vqvae)"
     )
-
-
-def _newest(root: str, stages: tuple[str, ...]) -> Iterator[Output]:
-    """Finished outputs of training stages, the newest first."""
-    found = [(output.finished(), output) for stage in stages for output in outputs(root, stage)]
-    done = [(float(success["finished"]), output) for success, output in found if success is not None]
-    return (output for _, output in sorted(done, key=lambda entry: -entry[0]))
 
 
 def folders_of_config(config: Any, kind: Kind) -> Folders:

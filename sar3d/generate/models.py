@@ -165,7 +165,11 @@ class Sar3D:
             made = decoder.generate(condition, generator.empty, seeds, settings)
             total = time.perf_counter() - began
             seconds = {"encode": encoding / len(chunk), "tokens": (total - encoding) / len(chunk)}
-            about = {"decoding": asdict(settings), "precision": str(decoder.dtype).removeprefix("torch."), **self._about(generator)}
+            about = {
+                "decoding": asdict(settings),
+                "precision": str(decoder.dtype).removeprefix("torch."),
+                **self._about(generator),
+            }
             for i, prompt in enumerate(chunk):
                 yield self._sample(made, i, {"prompt": prompt.describe(), "seed": prompt.seed, **about}, seconds)
 

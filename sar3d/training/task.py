@@ -121,6 +121,10 @@ class Task(Protocol):
     """
 
     name: str
+    split_parameters: bool = False
+    """Whether its weights are read in the forward passes of their own modules only, so that ZeRO 3 may split them."""
+    own_start: bool = False
+    """Whether `build` already gives the weights of the model that training starts from (`init_from`)."""
 
     def build(self) -> nn.Module:
         """The main model with fp32 parameters; the loop seeds the global generator before."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.render import RenderConfig, _request
+from pipelines.render import RenderConfig, request_of
 from pipelines.runtime import drawing
 from sar3d.errors import ObjectError
 from sar3d.procedural import build_glb, catalogue
@@ -20,7 +20,7 @@ def request_(tmp_path: Path) -> dict[str, object]:
     path = tmp_path / "a.glb"
     path.write_bytes(build_glb(made.uid))
     config = RenderConfig(views=30, resolution=192, backend="raycast")
-    return _request(config, {"uid": made.uid, "sha256": "0" * 64}, str(path))
+    return request_of(config, {"uid": made.uid, "sha256": "0" * 64}, str(path))
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ class SplitEngine(Engine):
     """
 
     def __init__(self, task: Task, model: nn.Module, settings: TrainSettings, accumulation: int, micro: int) -> None:
-        if not getattr(task, "split_parameters", False):
+        if not task.split_parameters:
             raise UserError(
                 f"{task.name} cannot be trained with ZeRO 3, which splits the parameters: choose zero=0, 1 or 2"
             )

@@ -101,7 +101,7 @@ def resume(run: Run) -> None:
         checkpoint.check_identity(store, record, identity(run))
         checkpoint.load(store, record, _targets(run), run.sync)
         run.step = run.saved = record.step
-    elif work.initial is not None and not getattr(work.task, "own_start", False):
+    elif work.initial is not None and not work.task.own_start:
         _initialise(run.engine.weight_targets(), work.initial)
         run.ema = None if run.settings.ema is None else EMA(run.model, run.settings.ema)
     run.engine.refresh()
