@@ -166,15 +166,16 @@ class ARTask(Task):
 
         There is no `mfu` where the peak is not known. Short steps (`prefix`) count as what they are.
         """
-        config, steps = self.model_config, range(self.config.prefix.whole_every)
-        taken = [dataclasses.replace(config, scales=config.scales[: self.scales_at(step)]) for step in steps]
-        found = {"tokens_per_second": samples_per_second * sum(one.tokens for one in taken) / len(taken)}
+        config, prefix = self.model_config, self.config.prefix
+        # In `whole_every` steps one takes all scales and the others those of the prefix.
+        short = dataclasses.replace(config, scales=config.scales[: prefix.scales or len(config.scales)])
+        part = 1 / prefix.whole_every
+        found = {"tokens_per_second": samples_per_second * (part * config.tokens + (1 - part) * short.tokens)}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         peak = peak_flops(name, settings.precision)
         if peak is not None:
-            length = self.empty.tokens.shape[1]
-            needed = sum(training_flops(one, length) for one in taken) / len(taken)
-            found["mfu"] = samples_per_second * needed / (peak * workers)
+            whole, less = (training_flops(one, self.empty.tokens.shape[1]) for one in (config, short))
+            found["mfu"] = samples_per_second * (part * whole + (1 - part) * less) / (peak * workers)
         return found
 
     def evaluate(self, model: nn.Module, held_out: HeldOut, sync: Sync) -> dict[str, float]:
