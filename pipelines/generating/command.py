@@ -12,6 +12,7 @@ from pipelines.runtime.progress import say
 from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
 from sar3d.errors import ObjectError, UserError
 from sar3d.export.config import FORMATS, ExportSettings, Format
+from sar3d.generate.folders import Folders
 from sar3d.generate.prompts import Kind, check_seed
 from sar3d.pictures import Preparation, background_remover
 
@@ -47,6 +48,13 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="SEED", help="the same seed gives the same object (default 0)"
     )
     group.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
+    group.add_argument("--caption", action="store_true", help="describe what was made, by the captioner of --captioner")
+    group.add_argument(
+        "--captioner",
+        metavar="DIR",
+        default="",
+        help="a captioner, bundle or root with one (default: as the generator)",
+    )
     _decoding_options(sub.add_argument_group("decoding"))
     _export_options(sub.add_argument_group("files"))
     pictures = sub.add_argument_group("pictures")
@@ -106,11 +114,17 @@ def generate_once(parsed: argparse.Namespace) -> int:
     prompt = make_prompt(parsed.text, parsed.image, Preparation(parsed.remove_background, parsed.recentre))
     began = time.monotonic()
     system = Sar3D(folders, device, {"text": parsed.text_weights, "image": parsed.image_weights})
+    if parsed.caption:
+        system.captioner()
     name = parsed.text if kind == "text" else Path(parsed.image).stem
     prompts = [replace(prompt, seed=parsed.seed + i) for i in range(parsed.n)]
     failed = 0
     for prompt, sample in zip(prompts, system.sample(prompts, settings, precision=parsed.precision), strict=True):
         place = Path(parsed.out, f"{name_of_prompt(name)}-{prompt.seed}")
+        if parsed.caption:
+            (words,) = system.caption(sample)
+            sample = replace(sample, settings={**sample.settings, "caption": words})
+            say(f"{place}: {words}")
         try:
             saved = sample.save(place, export)
         except ObjectError as error:
@@ -148,14 +162,24 @@ def _check_numbers(parsed: argparse.Namespace) -> None:
         raise UserError(error.reason) from error
 
 
-def _folders(parsed: argparse.Namespace, kind: Kind) -> Any:
-    if parsed.model is not None:
-        return folders_of(parsed.model, parsed.vqvae, kind)
-    if parsed.config is None:
+def _folders(parsed: argparse.Namespace, kind: Kind) -> Folders:
+    if parsed.captioner and not parsed.caption:
+        raise UserError("--captioner names who describes what was made, but --caption does not ask for it: add it")
+    if parsed.model is None and parsed.config is None:
         raise UserError(
             "which model? Give --model with a folder of models or a pipeline's root, or --config with a configuration that "
             "has trained them"
         )
     from pipelines.config import load
 
-    return folders_of_config(load(parsed.config, parsed.overrides), kind)
+    config = None if parsed.model is not None else load(parsed.config, parsed.overrides)
+    folders = folders_of(parsed.model, parsed.vqvae, kind) if config is None else folders_of_config(config, kind)
+    return replace(folders, captioner=_captioner(parsed, config)) if parsed.caption else folders
+
+
+def _captioner(parsed: argparse.Namespace, config: Any) -> Path:
+    from pipelines.captioning.models import models_in, models_of_config
+
+    if parsed.captioner or config is None:
+        return models_in(parsed.captioner or parsed.model).captioner
+    return models_of_config(config).captioner

@@ -7,6 +7,7 @@ from sar3d.errors import UserError
 from sar3d.generate.prompts import Kind
 
 VQVAE_FOLDER = "vqvae"
+CAPTIONER_FOLDER = "llm"
 GENERATOR_FOLDERS: dict[Kind, str] = {"text": "ar_text", "image": "ar_image"}
 PUBLISHED_ENCODERS: dict[Kind, str] = {"text": "clip-text", "image": "dinov2"}
 """What a converted generator was trained with; its folder does not say."""
@@ -21,6 +22,8 @@ class Folders:
     generators: dict[Kind, Path]
     where: str
     """What a person gave, for sentences."""
+    captioner: Path | None = None
+    """What describes objects, if there is one."""
 
 
 def find_folders(
@@ -29,6 +32,7 @@ def find_folders(
     vqvae: str | Path | None = None,
     text: str | Path | None = None,
     image: str | Path | None = None,
+    captioner: str | Path | None = None,
 ) -> Folders:
     """The models in `path`, a bundle or a single generator; the other folders take precedence over what is in it.
 
@@ -37,11 +41,14 @@ def find_folders(
     """
     generators: dict[Kind, Path] = {}
     found: Path | None = None
+    describer = None if captioner is None else Path(captioner)
     if path is not None:
         place = Path(path)
         if not place.is_dir():
             raise UserError(f"there is no folder {place} with models: give a bundle, a generator, or a pipeline's root")
         found, generators = _single(place) if (place / _CONFIG).is_file() else _bundle(place)
+        if describer is None and (place / CAPTIONER_FOLDER / _CONFIG).is_file():
+            describer = place / CAPTIONER_FOLDER
     for kind, given in (("text", text), ("image", image)):
         if given is not None:
             generators["text" if kind == "text" else "image"] = Path(given)
@@ -54,7 +61,7 @@ def find_folders(
         )
     if tokenizer is None:
         raise UserError(f"there is no VQVAE in {where}: give its folder too (vqvae)")
-    return Folders(tokenizer, generators, where)
+    return Folders(tokenizer, generators, where, describer)
 
 
 def _bundle(place: Path) -> tuple[Path | None, dict[Kind, Path]]:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from sar3d import hub
 from sar3d.ar.condition import Condition
@@ -22,8 +23,12 @@ from sar3d.errors import ObjectError, UserError
 from sar3d.generate.folders import PUBLISHED_ENCODERS, Folders, find_folders
 from sar3d.generate.prompts import KINDS, Kind, Prompt, check_seed, check_text
 from sar3d.generate.sample import Sample, versions
+from sar3d.llm.prompt import CAPTION
 from sar3d.pictures import PUBLISHED, Preparation, load_picture, prepare_picture
 from sar3d.vqvae.config import PLANES
+
+if TYPE_CHECKING:
+    from sar3d.llm.captioner import Captioner
 
 _BATCH = {"cpu": 4, "cuda": 16}
 
@@ -55,6 +60,7 @@ class Sar3D:
         self._weights = weights
         self._generators: dict[Kind, Generator] = {}
         self._decoders: dict[tuple[str, Precision, bool], Decoder] = {}
+        self._captioner: Captioner | None = None
         for kind in self.kinds:
             self._check(kind)
 
@@ -66,6 +72,7 @@ class Sar3D:
         vqvae: str | Path | None = None,
         text: str | Path | None = None,
         image: str | Path | None = None,
+        captioner: str | Path | None = None,
         device: str = "auto",
         text_weights: str = "",
         image_weights: str = "",
@@ -77,6 +84,7 @@ class Sar3D:
             vqvae: folder of the VQVAE, if it is elsewhere.
             text: folder of the generator for texts, if it is elsewhere.
             image: folder of the generator for pictures, if it is elsewhere.
+            captioner: folder of what describes objects, if it is not in `path` as `llm/`.
             device: `cpu`, `cuda`, `cuda:1` …; `auto`: a GPU if there is one.
             text_weights: folder, or repository of the Hugging Face hub, with the text encoder's weights; by default
                 the place they were trained with.
@@ -85,7 +93,7 @@ class Sar3D:
         Raises:
             UserError: models are missing or do not belong together, or there is no such device.
         """
-        folders = find_folders(path, vqvae=vqvae, text=text, image=image)
+        folders = find_folders(path, vqvae=vqvae, text=text, image=image, captioner=captioner)
         return cls(folders, pick_device(device), {"text": text_weights, "image": image_weights})
 
     @property
@@ -172,6 +180,38 @@ class Sar3D:
             }
             for i, prompt in enumerate(chunk):
                 yield self._sample(made, i, {"prompt": prompt.describe(), "seed": prompt.seed, **about}, seconds)
+
+    def caption(self, samples: "Sample | Sequence[Sample] | Tensor", question: str = CAPTION) -> list[str]:
+        """What objects are, in words: one answer for each.
+
+        Args:
+            samples: what `generate` gave, or tokens (B, L) of this VQVAE.
+            question: by default the published instruction, which asks for a caption.
+
+        Raises:
+            UserError: there is no captioner, or it reads the codes of another VQVAE.
+        """
+        if isinstance(samples, Sample):
+            samples = [samples]
+        tokens = samples if isinstance(samples, Tensor) else torch.stack([sample.tokens for sample in samples])
+        return self.captioner().caption(tokens.to(self.device), question)
+
+    def captioner(self) -> "Captioner":
+        """What describes objects, loaded and checked; kept from then on. Raises `UserError` as `caption` does."""
+        from sar3d.llm.captioner import Captioner
+
+        if self._captioner is None:
+            folder = self.folders.captioner
+            if folder is None:
+                raise UserError(f"there is no captioner in {self.folders.where}: give the folder of one (captioner)")
+            made = Captioner.from_pretrained(folder, self.device)
+            if made.vqvae and made.vqvae != self.vqvae_digest:
+                raise UserError(
+                    f"the captioner in {folder} was trained on the codes of the VQVAE {made.vqvae[:16]}, but "
+                    f"{self.folders.vqvae} holds {self.vqvae_digest[:16]}: give the VQVAE that it was trained with"
+                )
+            self._captioner = made
+        return self._captioner
 
     def _about(self, generator: Generator) -> dict[str, Any]:
         return {

@@ -15,6 +15,10 @@ from sar3d.ar.config import ARConfig, ConditionKind, preset
 from sar3d.ar.decoding_config import decoding as decoding
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions import encoder_id
+from sar3d.llm.config import LLMConfig
+from sar3d.llm.language_model import random_lm, tokenizer_of, train_tokenizer
+from sar3d.llm.model import assemble
+from sar3d.llm.task_config import RandomLMConfig
 from sar3d.vqvae.config import PRESETS
 
 ENCODERS = {"text": ("minilm", 384), "image": ("efficientnet-lite0", 1280)}
@@ -62,4 +66,15 @@ def bundle() -> Path:
     for kind in kinds:
         config = generator_config(kind, ENCODERS[kind][1])
         save_generator(folder / f"ar_{kind}", config, extra=trained_with(kind))
+    return folder
+
+
+def captioner(folder: Path, vqvae: str) -> Path:
+    """The folder of a captioner of random weights."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer_of(train_tokenizer(["a red cup", "a brown chair"], 300))
+    lm = random_lm(RandomLMConfig(width=32, layers=1, heads=2), tokenizer)
+    codes = PRESETS["tiny"].quantizer
+    config = LLMConfig(codes.codes, codes.dim, codes.scales, used=3, projector=(8,), width=32, template="plain")
+    hub.save_pretrained(assemble(config, torch.randn(codes.codes, codes.dim), lm, tokenizer), folder, {"vqvae": vqvae})
     return folder

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import generators
 import pytest
 import rendered
 import torch
@@ -17,26 +18,11 @@ from pipelines.runtime.reading import read_rows
 from sar3d import hub
 from sar3d.errors import UserError
 from sar3d.llm.captioner import Captioner
-from sar3d.llm.config import CaptionDecoding, LLMConfig
-from sar3d.llm.language_model import random_lm, tokenizer_of, train_tokenizer
-from sar3d.llm.model import assemble
+from sar3d.llm.config import CaptionDecoding
 from sar3d.llm.prompt import CAPTION
-from sar3d.llm.task_config import RandomLMConfig
 from sar3d.procedural import build_glb, catalogue
-from sar3d.vqvae.config import PRESETS
 
 RAYCAST = ("--backend", "raycast", "--device", "cpu")
-
-
-def captioner(folder: Path, vqvae: str) -> Path:
-    """The folder of a captioner of random weights."""
-    torch.manual_seed(0)
-    tokenizer = tokenizer_of(train_tokenizer(["a red cup", "a brown chair"], 300))
-    lm = random_lm(RandomLMConfig(width=32, layers=1, heads=2), tokenizer)
-    codes = PRESETS["tiny"].quantizer
-    config = LLMConfig(codes.codes, codes.dim, codes.scales, used=3, projector=(8,), width=32, template="plain")
-    hub.save_pretrained(assemble(config, torch.randn(codes.codes, codes.dim), lm, tokenizer), folder, {"vqvae": vqvae})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with `llm/` and `vqvae/`."""
     bundle = tmp_path_factory.mktemp("bundle")
     shutil.copytree(rendered.model(), bundle / "vqvae")
-    captioner(bundle / "llm", hub.digest(rendered.model()))
+    generators.captioner(bundle / "llm", hub.digest(rendered.model()))
     return bundle
 
 
@@ -118,6 +104,6 @@ def test_a_dataset_is_described_and_more_questions_are_another_output(models: Pa
     every, _ = rendered.run(CaptionStage(), configure(root, models / "llm", "caption.groups=all"))
     assert every.rows == 4 * rendered.OBJECTS
 
-    foreign = captioner(tmp_path / "foreign", "0" * 64)
+    foreign = generators.captioner(tmp_path / "foreign", "0" * 64)
     with pytest.raises(UserError, match="cache_tokens holds those of"):
         CaptionStage().run(configure(root, foreign), Options(), lambda _: None)

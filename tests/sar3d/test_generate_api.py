@@ -23,6 +23,7 @@ from sar3d.generate import Sar3D
 from sar3d.generate.models import pick_device
 from sar3d.generate.prompts import Prompt
 from sar3d.generate.sample import load_tokens
+from sar3d.llm.captioner import Captioner
 
 APPLE, SHIP = "a red apple", "a wooden ship"
 EXPORT = ExportSettings(**generators.EXPORT)
@@ -242,3 +243,21 @@ def test_requests_that_cannot_be_met_are_one_sentence(system: Sar3D, tmp_path: P
 
 def test_auto_picks_a_device_that_is_there() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_what_is_made_is_described_from_its_own_tokens(system: Sar3D, tmp_path: Path) -> None:
+    folder = generators.captioner(tmp_path / "llm", system.vqvae_digest)
+    described = Sar3D.from_pretrained(generators.bundle(), captioner=folder, device="cpu")
+    samples = described.generate(text=APPLE, n=2, decoding=LOOSE)
+    words = described.caption(samples)
+    assert words == Captioner.from_pretrained(folder).caption(torch.stack([sample.tokens for sample in samples]))
+    assert described.caption(samples[1]) == words[1:]
+
+
+def test_a_captioner_of_other_codes_and_none_at_all_are_one_sentence(system: Sar3D, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no captioner in"):
+        system.caption(torch.zeros(1, 2040, dtype=torch.long))
+    folder = generators.captioner(tmp_path / "llm", "0" * 64)
+    described = Sar3D.from_pretrained(generators.bundle(), captioner=folder, device="cpu")
+    with pytest.raises(UserError, match="was trained on the codes of the VQVAE 0000000000000000"):
+        described.caption(torch.zeros(1, 2040, dtype=torch.long))
