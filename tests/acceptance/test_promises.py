@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trimesh
 
 from pipelines.runtime.output import outputs
 from pipelines.runtime.reading import read_rows
@@ -25,7 +26,7 @@ def sar3d(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.acceptance(
-    "Fresh clone: `make demo` draws the built-in objects, trains the tokenizer, caches tokens, in 6 minutes"
+    "Fresh clone: `make demo` draws built-in objects, trains tokenizer and generators, makes 3D files and a page, in 10 minutes"
 )
 def test_demo_from_a_fresh_clone(tmp_path: Path, record_property: Record) -> None:
     clone = tmp_path / "sar3d"
@@ -40,7 +41,7 @@ def test_demo_from_a_fresh_clone(tmp_path: Path, record_property: Record) -> Non
     record_property("make demo, s", round(seconds))
     said = demo.stdout + demo.stderr
     assert demo.returncode == 0, said
-    assert seconds < 360
+    assert seconds < 600
     sheet = re.search(r"picture viewer: (\S+contact_sheet\.png)", said)
     assert sheet is not None, said
     assert Path(sheet[1]).stat().st_size > 10_000
@@ -48,6 +49,10 @@ def test_demo_from_a_fresh_clone(tmp_path: Path, record_property: Record) -> Non
     assert made.stat().st_size > 10_000
     assert list(clone.glob("runs/demo/cache_tokens/*/_SUCCESS"))
     assert list(clone.glob("runs/demo/cache_conditions/*/_SUCCESS"))
+    files = list(clone.glob("runs/demo/generate/*/files/*/object.glb"))
+    assert len(files) == 8, "four objects from captions and four from pictures"
+    assert all(len(trimesh.load(file, force="mesh").faces) > 100 for file in files)
+    assert (clone / "runs/demo/report.html").stat().st_size > 100_000
     verified = subprocess.run(
         [".venv/bin/sar3d", "verify", "--config", "configs/demo.yaml"], cwd=clone, env=environment, check=False
     )
