@@ -17,6 +17,7 @@ from pipelines.runtime.reading import read_rows, rows_of
 from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
 from sar3d.data.conditions import conditions_schema
 from sar3d.errors import UserError
+from sar3d.vqvae.config import EncoderConfig
 
 if TYPE_CHECKING:
     from pipelines.caching.conditioner import Conditioner
@@ -41,6 +42,9 @@ class CacheConditionsConfig(StageConfig):
     """As `text_weights`."""
     views: Literal["render", "import_chunks"] = "render"
     """The stage whose views are encoded."""
+    image_views: int = 1
+    """Views of every view group that are encoded: the published one, and those beside it that the tokenizer's encoder
+    sees too, up to five; never the one from a pole. Of several, training takes another one each time."""
     device: Device = field(default="auto", metadata={"identity": False})
     """`auto`: one GPU per worker where the cluster has any, else the CPU; `gpus` may ask for a fraction of one."""
     batch: int | None = field(default=None, metadata={"identity": False})
@@ -49,6 +53,10 @@ class CacheConditionsConfig(StageConfig):
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UserError(f"cache_conditions.batch={self.batch} is wrong: it is a number of conditions from 1 on")
+        if not 1 <= self.image_views < EncoderConfig.views:
+            raise UserError(
+                f"cache_conditions.image_views={self.image_views} is wrong: it is a number from 1 to {EncoderConfig.views - 1}"
+            )
         if self.text == self.image == "none":
             raise UserError(
                 "cache_conditions has nothing to encode: text and image are both none; choose an encoder for one"
@@ -74,7 +82,7 @@ class CacheConditionsStage(Stage[CacheConditionsConfig]):
         encoder_ids(context.config)
 
     def identity(self, context: Context[CacheConditionsConfig]) -> Any:
-        return encoder_ids(context.config)
+        return {**encoder_ids(context.config), "image_views": context.config.image_views}
 
     def items(self, context: Context[CacheConditionsConfig], say: Say) -> Iterable[Item]:
         """The empty conditions, the captions of each object, the views of each object."""
@@ -101,7 +109,7 @@ class CacheConditionsStage(Stage[CacheConditionsConfig]):
         from pipelines.caching.conditioner import open_conditioner
 
         config = context.config
-        return open_conditioner(config.encoders(), config.gpus, config.cpus, config.batch)
+        return open_conditioner(config.encoders(), config.gpus, config.cpus, config.batch, config.image_views)
 
     def process(self, context: Context[CacheConditionsConfig], items: list[Item]) -> Iterator[Row | Failure]:
         from pipelines.caching.conditioner import encode_items

@@ -21,6 +21,7 @@ from sar3d.conditions.base import white
 from sar3d.data.conditions import Kind, condition_row
 from sar3d.data.decode import read_png
 from sar3d.errors import ObjectError
+from sar3d.vqvae.config import EncoderConfig
 
 CUDA_BATCH = 64
 IMAGE_COLUMNS = ("uid", "sha256", "group", "view_ids", "rgb")
@@ -39,6 +40,8 @@ class Conditioner:
     batch: int
     helpers: int
     """Threads that decode pictures while an encoder computes."""
+    image_views: int = 1
+    """Views of every view group that are encoded."""
 
     @property
     def ids(self) -> dict[str, str]:
@@ -67,7 +70,9 @@ class Conditioned:
     error: ObjectError | None = None
 
 
-def open_conditioner(encoders: dict[str, tuple[str, str]], gpus: float, cpus: float, batch: int | None) -> Conditioner:
+def open_conditioner(
+    encoders: dict[str, tuple[str, str]], gpus: float, cpus: float, batch: int | None, image_views: int = 1
+) -> Conditioner:
     """Load encoders, given by kind as name and weights, in this process.
 
     Raises:
@@ -78,7 +83,9 @@ def open_conditioner(encoders: dict[str, tuple[str, str]], gpus: float, cpus: fl
         kind: load_encoder(name, weights, device, f"cache_conditions.{kind}_weights")
         for kind, (name, weights) in encoders.items()
     }
-    return Conditioner(loaded, device, batch or (CUDA_BATCH if device.type == "cuda" else 1), helpers(device, cpus))
+    return Conditioner(
+        loaded, device, batch or (CUDA_BATCH if device.type == "cuda" else 1), helpers(device, cpus), image_views
+    )
 
 
 def encode_items(conditioner: Conditioner, items: list[Item]) -> Iterator[Conditioned]:
@@ -89,7 +96,7 @@ def encode_items(conditioner: Conditioner, items: list[Item]) -> Iterator[Condit
     for kind, members in groupby(items, key=lambda item: str(item["kind"])):
         encoder = conditioner.encoders[kind.removeprefix("empty ")]
         if kind == "image":
-            work = partial(_prepared_views, encoder)
+            work = partial(_prepared_views, encoder, conditioner.image_views)
             loaded = mapped(work, read_objects(members, IMAGE_COLUMNS), conditioner.helpers)
         elif kind == "text":
             # A tokeniser is not made for several threads.
@@ -112,16 +119,16 @@ def _prepared_empty(encoder: ConditionEncoder, item: Item) -> tuple[Conditioned,
     return Conditioned(item, [label]), [encoder.prepare([""] if encoder.kind == "text" else white())]
 
 
-def _prepared_views(encoder: ConditionEncoder, entry: tuple[Item, Any]) -> tuple[Conditioned, list[Tensor]]:
+def _prepared_views(encoder: ConditionEncoder, views: int, entry: tuple[Item, Any]) -> tuple[Conditioned, list[Tensor]]:
     item, table = entry
     labels, prepared = [], []
     try:
         for row in table.to_pylist():
-            place = condition_view(row["group"])
-            if place >= len(row["view_ids"]):
-                raise ObjectError("too_few_views", f"view group {row['group']} has {len(row['view_ids'])} views.")
-            labels.append(Label(row["uid"], row["sha256"], "image", row["view_ids"][place], row["group"]))
-            prepared.append(encoder.prepare(_picture(row, place)[None]))
+            for place in condition_views(row["group"], views):
+                if place >= len(row["view_ids"]):
+                    raise ObjectError("too_few_views", f"view group {row['group']} has {len(row['view_ids'])} views.")
+                labels.append(Label(row["uid"], row["sha256"], "image", row["view_ids"][place], row["group"]))
+                prepared.append(encoder.prepare(_picture(row, place)[None]))
     except ObjectError as error:
         return Conditioned(item, [], error=error), []
     return Conditioned(item, labels), prepared
@@ -130,6 +137,12 @@ def _prepared_views(encoder: ConditionEncoder, entry: tuple[Item, Any]) -> tuple
 def condition_view(group: int) -> int:
     """Which view of a group is its picture: one of the first half, never view 0, which is a pole (published.md, data)."""
     return group % 4 + 1
+
+
+def condition_views(group: int, count: int) -> list[int]:
+    """Views of a group that are encoded: `condition_view`, then those that follow it in the first half, view 0 apart."""
+    others = EncoderConfig.views - 1
+    return [(condition_view(group) - 1 + i) % others + 1 for i in range(count)]
 
 
 def _picture(row: Row, place: int) -> NDArray[np.uint8]:

@@ -25,6 +25,9 @@ from sar3d.vqvae.volume import Rays, render
 
 Row = dict[str, float]
 
+EQUAL = 100.0
+"""dB; pictures that are the same have no finite PSNR."""
+
 _CELLS = 32
 """Side of the grid that tells where an object is not."""
 
@@ -99,7 +102,8 @@ def evaluate(
 
     `ce` and `accuracy`: of the object's own codes, given all coarser ones and the prompt; also by scale.
     `psnr_truth` and `psnr_reconstruction`: what is generated against the true views, and against the rendering of the
-    object's own codes; `reconstruction_psnr`: these against the true views, which is what can be reached.
+    object's own codes (at most `EQUAL`, where the codes are the same); `reconstruction_psnr`: these against the true views,
+    which is what can be reached.
     `nearest_truth` and `nearest_reconstruction`: share of prompts for which, of all objects of the set, the one asked
     for is the nearest by mean PSNR over its views; objects of the same caption count as one.
     """
@@ -142,7 +146,7 @@ def _rows(
             | expected
             | {
                 "psnr_truth": float(psnr(mine, (asked.truth.image + 1) / 2).mean()),
-                "psnr_reconstruction": float(near["reconstruction"][number]),
+                "psnr_reconstruction": min(float(near["reconstruction"][number]), EQUAL),
                 **{f"nearest_{kind}": _right(values, candidates, number) for kind, values in near.items()},
             }
         )

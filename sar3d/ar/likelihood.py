@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -15,29 +16,37 @@ from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Means over all positions of a batch."""
+    """Means over all positions of a batch, but for the loss."""
 
     loss: Float[Tensor, ""]
-    """Cross-entropy in nats, with gradient."""
+    """Cross-entropy in nats, with gradient: the mean over positions, or over the scales' means."""
     metrics: dict[str, Tensor]
     """`accuracy`, and by scale `ce/scale_<side>` and `accuracy/scale_<side>`; detached."""
 
 
 def likelihood(
-    logits: Float[Tensor, "B L K"], codes: Int64[Tensor, "B M"], scales: Sequence[int], by_scale: bool = True
+    logits: Float[Tensor, "B L K"],
+    codes: Int64[Tensor, "B M"],
+    scales: Sequence[int],
+    by_scale: bool = True,
+    weighting: Literal["tokens", "scales"] = "tokens",
 ) -> Likelihood:
-    """Compare logits of the first `scales` with an object's codes, of which there may be more than logits."""
+    """Compare logits of the first `scales` with an object's codes, of which there may be more than logits.
+
+    `weighting`: the loss weighs every token, or every scale, alike.
+    """
     wanted = codes[:, : logits.shape[1]]
     entropy = F.cross_entropy(rearrange(logits.float(), "b l k -> (b l) k"), wanted.flatten(), reduction="none")
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
     metrics = {"accuracy": right.mean()}
+    lengths = [PLANES * side * side for side in scales]
+    parts = rearrange(entropy, "(b l) -> b l", b=len(wanted)).split(lengths, 1)
     if by_scale:
-        lengths = [PLANES * side * side for side in scales]
-        parts = (rearrange(entropy.detach(), "(b l) -> b l", b=len(wanted)).split(lengths, 1), right.split(lengths, 1))
-        for side, ce, hits in zip(scales, *parts, strict=True):
-            metrics |= {f"ce/scale_{side}": ce.mean(), f"accuracy/scale_{side}": hits.mean()}
-    return Likelihood(entropy.mean(), metrics)
+        for side, ce, hits in zip(scales, parts, right.split(lengths, 1), strict=True):
+            metrics |= {f"ce/scale_{side}": ce.detach().mean(), f"accuracy/scale_{side}": hits.mean()}
+    loss = entropy.mean() if weighting == "tokens" else torch.stack([part.mean() for part in parts]).mean()
+    return Likelihood(loss, metrics)
 
 
 @torch.no_grad()

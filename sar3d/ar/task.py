@@ -151,7 +151,7 @@ class ARTask(Task):
         inputs = next_inputs(self._codes(batch.codes.device), batch.codes, scales)
         condition = Condition(batch.condition.float(), batch.pooled.float())
         logits = model(inputs, condition, scales=scales, drop=batch.drop)
-        found = likelihood(logits, batch.codes, self.model_config.scales[:scales])
+        found = likelihood(logits, batch.codes, self.model_config.scales[:scales], weighting=self.config.weighting)
         return Losses(found.loss, {"loss": found.loss.detach(), **found.metrics})
 
     def scales_at(self, step: int) -> int:

@@ -69,6 +69,9 @@ class ARTaskConfig:
     """Weight decay of matrices; biases, gains, scales, start and place embeddings have none (published.md, transformer)."""
     dropout: ConditionDropoutConfig = dataclasses.field(default_factory=ConditionDropoutConfig)
     prefix: PrefixConfig = dataclasses.field(default_factory=PrefixConfig)
+    weighting: Literal["tokens", "scales"] = "tokens"
+    """What the loss weighs alike: every token, as published, or every scale. What a prompt decides is decided in the few
+    tokens of the coarsest scales, which short runs learn sooner when they count for more."""
     pooled_gain: float = 1.0
     """Factor on the first weights of the condition's pooled vector. They are drawn for features of about 1; where those
     of an encoder are far smaller, a model that starts without it takes long to see its condition."""

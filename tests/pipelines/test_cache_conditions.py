@@ -11,7 +11,7 @@ import rendered
 from PIL import Image
 
 from pipelines.cache_conditions import CacheConditionsConfig, CacheConditionsStage
-from pipelines.caching.conditioner import condition_view, encode_items, open_conditioner
+from pipelines.caching.conditioner import condition_view, condition_views, encode_items, open_conditioner
 from pipelines.caching.view_objects import view_items
 from pipelines.runtime.output import Failure
 from pipelines.runtime.reading import read_rows
@@ -56,8 +56,9 @@ def test_every_caption_and_view_group_has_its_condition(
     objects = list(read_rows(rendered.downloads(config)))
     texts = {(c.uid, c.index) for c in conditions if c.kind == "text" and c.uid}
     assert texts == {(o["uid"], i) for o in objects for i in range(len(o["captions"]))}
-    images = {(c.uid, c.group): c.index for c in conditions if c.kind == "image" and c.uid}
-    assert images == {(r["uid"], r["group"]): r["view_ids"][r["group"] % 4 + 1] for r in stored_views()}
+    images = {(c.uid, c.group, c.index) for c in conditions if c.kind == "image" and c.uid}
+    places = {r["group"]: condition_views(r["group"], config.cache_conditions.image_views) for r in stored_views()}
+    assert images == {(r["uid"], r["group"], r["view_ids"][p]) for r in stored_views() for p in places[r["group"]]}
     assert any(f"{len(texts) + len(images)} conditions" in line for line in said)
     assert not any("no caption" in line for line in said)
     assert all(c.sha256 == {o["uid"]: o["sha256"] for o in objects}[c.uid] for c in conditions if c.uid)
@@ -66,13 +67,13 @@ def test_every_caption_and_view_group_has_its_condition(
 def test_features_are_the_encoders(conditions: list[Condition]) -> None:
     text, image = load_encoder("minilm"), load_encoder("efficientnet-lite0")
     captions = {o["uid"]: o["captions"] for o in read_rows(rendered.downloads(rendered.configure(rendered.root())))}
-    pictures = {(r["uid"], r["group"]): r["rgb"] for r in stored_views()}
-    for condition in [c for c in conditions if c.uid][::5]:
+    pictures = {(r["uid"], r["group"]): dict(zip(r["view_ids"], r["rgb"], strict=True)) for r in stored_views()}
+    for condition in [c for c in conditions if c.uid][::7]:
         if condition.kind == "text":
             made = text.encode([captions[condition.uid][condition.index]])
             assert condition.encoder == text.id
         else:
-            png = pictures[condition.uid, condition.group][condition_view(condition.group or 0)]
+            png = pictures[condition.uid, condition.group][condition.index]
             made = image.encode(np.asarray(Image.open(io.BytesIO(png)))[None])
             assert condition.encoder == image.id
         assert condition.tokens.dtype == np.float16
@@ -82,6 +83,13 @@ def test_features_are_the_encoders(conditions: list[Condition]) -> None:
 
 def test_the_published_view_is_one_of_the_first_half_and_never_the_pole() -> None:
     assert [condition_view(group) for group in range(6)] == [1, 2, 3, 4, 1, 2]
+
+
+def test_more_views_begin_with_the_published_one_and_leave_out_the_pole() -> None:
+    assert condition_views(6, 1) == [3]
+    assert condition_views(6, 5) == [3, 4, 5, 1, 2]
+    with pytest.raises(UserError, match="cache_conditions.image_views=6 is wrong: it is a number from 1 to 5"):
+        CacheConditionsConfig(image_views=6)
 
 
 def test_empty_conditions_lie_beside_the_others(
