@@ -88,7 +88,7 @@ def test_the_published_view_is_one_of_the_first_half_and_never_the_pole() -> Non
 def test_more_views_begin_with_the_published_one_and_leave_out_the_pole() -> None:
     assert condition_views(6, 1) == [3]
     assert condition_views(6, 5) == [3, 4, 5, 1, 2]
-    with pytest.raises(UserError, match="cache_conditions.image_views=6 is wrong: it is a number from 1 to 5"):
+    with pytest.raises(UserError, match=r"cache_conditions\.image_views=6 is wrong: it is a number from 1 to 5"):
         CacheConditionsConfig(image_views=6)
 
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import rendered
 import torch
+from generators import captioner as make_captioner
 from PIL import Image
-from test_caption import captioner as make_captioner
 
 from pipelines.evaluate import EvaluateStage
 from pipelines.evaluating.baselines import Candidates, Neighbours
