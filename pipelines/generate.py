@@ -130,9 +130,10 @@ class GenerateStage(Stage[GenerateConfig]):
         from pipelines.generating.prompts import content_of
 
         config, models = context.config, models_of(context)
+        # What is listed counts by itself where a stage has no inputs, and then may grow.
+        asked = [list(config.kinds), config.objects, config.seed, content_of(config.prompts)]
         return {
-            # The listing is no part of the fingerprint of a stage that has inputs.
-            "listing": [list(config.kinds), config.objects, config.seed, content_of(config.prompts)],
+            "listing": asked if context.inputs else [],
             "vqvae": models.vqvae.digest,
             "generators": {kind: ref.model.digest for kind, ref in models.generators.items()},
             "encoders": encoder_ids(models.encoders),

@@ -1,5 +1,6 @@
 """The drawing process: killed as it starts, or while it draws, it is replaced; the object is not lost."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -39,10 +40,11 @@ def kill_drawing(times: int, after: float, stop: threading.Event) -> threading.T
         seen: set[int] = set()
         while len(seen) < times and not stop.wait(0.002):
             for child in psutil.Process().children():
-                if child.pid not in seen and "sar3d.isolation" in " ".join(child.cmdline()):
-                    time.sleep(after)
-                    seen.add(child.pid)
-                    child.kill()
+                with contextlib.suppress(psutil.Error):  # one of another test that has ended by itself
+                    if child.pid not in seen and "sar3d.isolation" in " ".join(child.cmdline()):
+                        time.sleep(after)
+                        seen.add(child.pid)
+                        child.kill()
 
     thread = threading.Thread(target=run)
     thread.start()

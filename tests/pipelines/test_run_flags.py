@@ -63,7 +63,7 @@ class Ran:
         flags = [word for word in words if "=" not in word]
         overrides = [word for word in words if "=" in word]
         capsys.readouterr()
-        command = ["run", *flags, "--config", config, *rendered.words(root), *overrides]
+        command = ["run", *flags, "--config", config, *rendered.words(root), "report=false", *overrides]
         self.code = main(command)
         out = capsys.readouterr()
         self.said = " ".join(out.err.split())
