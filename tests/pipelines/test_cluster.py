@@ -166,6 +166,7 @@ def test_killed_worker_renderer_and_driver(cluster: RayCluster, tmp_path: Path) 
     assert Counter(uids(str(tmp_path / "wild"), "render")).most_common(1)[0][1] == 1
 
 
+@pytest.mark.slow
 def test_repeated_work_is_at_most_a_shard_per_worker(cluster: RayCluster, tmp_path: Path) -> None:
     root, trace = str(tmp_path / "root"), tmp_path / "trace"
     disturb, killed = killer(cluster, ["driver"], seed=2, pause=(3, 5))
@@ -176,6 +177,7 @@ def test_repeated_work_is_at_most_a_shard_per_worker(cluster: RayCluster, tmp_pa
     assert repeated <= 2 * 4, "two workers, four objects a shard"
 
 
+@pytest.mark.slow
 @pytest.mark.acceptance("Two submissions at once: one works, the other says so")
 def test_two_submissions_at_once(cluster: RayCluster, tmp_path: Path) -> None:
     root, trace = str(tmp_path / "root"), tmp_path / "trace"

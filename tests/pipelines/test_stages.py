@@ -237,6 +237,7 @@ def test_objaverse_grows_through_both_stages(tmp_path: Path) -> None:
         assert (third[0].failures, third[1].objects) == (0, 40)
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = [
         "run",

@@ -74,6 +74,7 @@ def test_codes_and_captions_become_a_generator(root: Path) -> None:
     assert again.state == "reused"
 
 
+@pytest.mark.slow
 def test_pictures_prompt_the_other_stage_by_views_that_were_held_out(root: Path) -> None:
     config = configure(root, "train_ar_image.codes=first", "train_ar_image.train.steps=1")
     report, output = rendered.run(IMAGE, config)

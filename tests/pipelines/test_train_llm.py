@@ -91,6 +91,7 @@ def plain_lm(root: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_stages_of_training_in_one_pipeline(root: Path) -> None:
     lm = plain_lm(root)
     first = (f"train_llm_projector.task.lm={lm}", "train_llm_projector.task.train=projector")

@@ -90,6 +90,7 @@ def test_a_batch_holds_true_pixels_and_depends_on_its_keys_alone() -> None:
     torch.testing.assert_close(radii, torch.full_like(radii, 0.3), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_learns_unseen_views_through_the_codes(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     codes = CodesConfig(quantise_from=40, replace_every=20, replace_until=80)
