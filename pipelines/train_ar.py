@@ -17,7 +17,7 @@ from sar3d.ar.config import ConditionKind
 from sar3d.ar.task_config import ARTaskConfig, model_config
 from sar3d.data.token_config import TokenDataConfig
 from sar3d.data.view_config import ViewDataConfig
-from sar3d.errors import UserError
+from sar3d.errors import NothingSelectedError, UserError
 from sar3d.vqvae.config import from_dict
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class TrainARStage(TrainingStage[TrainARConfig]):
             views = ViewDataset(context.inputs[config.views].files(), None, _view_data(context), split=split)
             uids = spread_objects(views, config.evaluate_objects)
             tokens = self._dataset(context, model, "all", uids)
-        except UserError:  # a small dataset may have no object whose hash falls into the share
+        except NothingSelectedError:  # a small dataset may have no object whose hash falls into the share
             if split == "val":
                 return None
             raise

@@ -14,7 +14,7 @@ from pipelines.runtime.stage import Context, Say
 from pipelines.runtime.store import Store, is_remote, join
 from pipelines.runtime.training.stage import Material, TrainingStage, TrainStageConfig
 from sar3d.data.caption_config import CaptionDataConfig
-from sar3d.errors import UserError
+from sar3d.errors import NothingSelectedError, UserError
 from sar3d.llm.config import LLMConfig
 from sar3d.llm.task_config import LLMTaskConfig, model_config
 from sar3d.training.settings import TrainSettings
@@ -152,7 +152,7 @@ class TrainLLMStage(TrainingStage[TrainLLMConfig]):
             try:
                 validating = self._dataset(everything, descriptions, vqvae, split="val")
                 sets["objects"] = validating.shown(config.evaluate_objects)
-            except UserError:  # a small dataset may have no object whose hash falls into the share
+            except NothingSelectedError:  # a small dataset may have no object whose hash falls into the share
                 pass
         known = [sample.about for sample in train.shown(_KNOWN)]
         majority = majority_caption([about.captions[0] for about in known], [about.name for about in known])

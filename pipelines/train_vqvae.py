@@ -8,7 +8,7 @@ from pipelines.runtime.output import Output
 from pipelines.runtime.stage import Context, Say
 from pipelines.runtime.training.stage import Material, TrainingStage, TrainStageConfig
 from sar3d.data.view_config import ViewDataConfig
-from sar3d.errors import UserError
+from sar3d.errors import NothingSelectedError, UserError
 from sar3d.metrics.config import PerceptualConfig
 from sar3d.vqvae.task_config import VQVAETaskConfig
 
@@ -99,7 +99,7 @@ def _held_out(
     if config.data.val:
         try:
             validating = _dataset(views, task, dataclasses.replace(config, data=_all_views(config.data)), "val")
-        except UserError:  # a small dataset may have no object whose hash falls into the share
+        except NothingSelectedError:  # a small dataset may have no object whose hash falls into the share
             return sets
         sets["objects"] = ShownSamples(validating, "all", config.evaluate_objects)
     return sets

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class NothingSelectedError(UserError):
+    """No object of a dataset falls into what was asked for, such as a split: a small one may have none."""
+
+
 class ObjectError(Exception):
     """One object that cannot be used; it becomes a row of the failure table and never stops a run.
 

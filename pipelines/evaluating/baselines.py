@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.evaluating.objects import Shares, shares_of
-from pipelines.evaluating.truth import Views, chosen, facing, open_views, view_data
+from pipelines.evaluating.truth import Views, facing, open_views, view_data
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import rows_of
 from pipelines.runtime.stage import Context
@@ -116,7 +116,7 @@ class Neighbours:
     def seen(self, place: int, cameras: Float[Tensor, "V 25"]) -> Targets:
         """The object's true views from the nearest of its cameras to each of V. Raises `ObjectError`."""
         supervision = self.views.sample(self.candidates.uids[place]).supervision
-        return chosen(supervision, facing(supervision.cameras, cameras))
+        return supervision.at(facing(supervision.cameras, cameras))
 
 
 def _candidates(conditions: Output, kind: Kind, encoder: str, shares: Shares, count: int) -> Candidates:

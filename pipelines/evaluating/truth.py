@@ -77,7 +77,7 @@ def compared(sample: ViewSample, count: int, encoded: bool) -> Targets:
     if not encoded and others:
         places = others
     count = min(count, len(places))
-    return chosen(sample.supervision, [places[i * len(places) // count] for i in range(count)])
+    return sample.supervision.at([places[i * len(places) // count] for i in range(count)])
 
 
 def level_view(sample: ViewSample) -> int:
@@ -91,18 +91,6 @@ def facing(cameras: Float[Tensor, "V 25"], wanted: Float[Tensor, "W 25"]) -> lis
     """Of V cameras the one that looks from nearest the direction of each of W others."""
     towards = [torch.nn.functional.normalize(matrices(c)[0][:, :3, 3], dim=-1) for c in (wanted, cameras)]
     return (towards[0] @ towards[1].T).argmax(dim=1).tolist()
-
-
-def chosen(targets: Targets, places: Sequence[int]) -> Targets:
-    """The views at these places."""
-    at = torch.tensor(list(places))
-    return Targets(
-        image=targets.image[at],
-        depth=targets.depth[at],
-        mask=targets.mask[at],
-        cameras=targets.cameras[at],
-        normal=None if targets.normal is None else targets.normal[at],
-    )
 
 
 def pictures_of(targets: Targets, device: torch.device) -> Pictures:

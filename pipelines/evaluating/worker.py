@@ -19,7 +19,6 @@ from pipelines.evaluating.sheet import comparison
 from pipelines.evaluating.truth import (
     Views,
     as_bytes,
-    chosen,
     compared,
     level_view,
     open_views,
@@ -169,7 +168,7 @@ class Judge:
         sample = sample if shown == "all" else views.sample(item["object"], shown)
         place = level_view(sample)
         ids = (sample.supervision_ids[place],)
-        return replace(sample, supervision=chosen(sample.supervision, [place]), supervision_ids=ids)
+        return replace(sample, supervision=sample.supervision.at([place]), supervision_ids=ids)
 
     def _generated(self, asked: Prepared, sample: Sample, kind: Kind) -> Row:
         system, cameras, side = self._system, asked.truth.cameras, asked.truth.image.shape[-1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from sar3d.errors import UserError
+from sar3d.values import read_config
 from sar3d.vqvae.config import PLANES
 
 ConditionKind = Literal["image", "text"]
@@ -141,11 +142,4 @@ def to_dict(config: ARConfig) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> ARConfig:
     """The configuration of a config.json. Raises `UserError` for a key or value that is none."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(ARConfig).validate_python(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the model's configuration is wrong at {key}: {first['msg']}") from error
+    return read_config(ARConfig, values)

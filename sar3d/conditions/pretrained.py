@@ -1,13 +1,12 @@
 """Loading a transformers model from a folder: safetensors only, every tensor of the model found there."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sar3d.errors import UserError
+from sar3d.quiet import quiet_transformers
 
 
 def load_pretrained(kind: Any, folder: Path, device: torch.device, **options: Any) -> Any:
@@ -20,7 +19,7 @@ def load_pretrained(kind: Any, folder: Path, device: torch.device, **options: An
     """
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     try:
-        with _silence():
+        with quiet_transformers():
             model, info = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True, **options
             )
@@ -32,19 +31,3 @@ def load_pretrained(kind: Any, folder: Path, device: torch.device, **options: An
     if lacking:
         raise UserError(f"{folder} lacks tensors of a {kind.__name__}, {lacking[0]} for one: it is of another model")
     return model.to(device).eval().requires_grad_(False)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No progress bar and no tables of unused tensors: the check of what is missing says what matters."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float16, Int64
 from torch import Tensor
 
@@ -86,7 +85,7 @@ class AskedObjects(Sequence[Asked]):
             pictures=pictures,
             condition=sample.condition[None] if cached and sample.condition is not None else None,
             pooled=sample.pooled[None] if cached and sample.pooled is not None else None,
-            truth=_chosen(shown.supervision, _spread(shown.supervision_ids, self._truth)),
+            truth=shown.supervision.at(_spread(shown.supervision_ids, self._truth)),
         )
 
     def _prompting(self, sample: TokenSample, shown: ViewSample) -> Float[Tensor, "P 3 H W"]:
@@ -129,14 +128,3 @@ def _spread(ids: Sequence[int], count: int) -> list[int]:
     order = sorted(range(len(ids)), key=lambda i: ids[i])
     count = min(count, len(order))
     return [order[i * len(order) // count] for i in range(count)]
-
-
-def _chosen(targets: Targets, places: list[int]) -> Targets:
-    at = torch.tensor(places)
-    return Targets(
-        image=targets.image[at],
-        depth=targets.depth[at],
-        mask=targets.mask[at],
-        cameras=targets.cameras[at],
-        normal=None if targets.normal is None else targets.normal[at],
-    )

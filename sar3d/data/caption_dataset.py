@@ -19,7 +19,7 @@ from sar3d.data.order import Integers, Order
 from sar3d.data.row_index import SplitName
 from sar3d.data.rowgroups import ParquetFiles
 from sar3d.data.token_dataset import TokenDataset, TokenSample
-from sar3d.errors import UserError
+from sar3d.errors import NothingSelectedError, UserError
 from sar3d.training.seeds import SampleKey
 
 _COLUMNS = ("uid", "name", "category", "captions")
@@ -137,7 +137,7 @@ class _ChosenTokens(TokenDataset):
         self.without_caption = len(np.unique(objects)) - len(np.unique(objects[known]))
         self._samples = np.flatnonzero(known & np.concatenate(chosen))
         if not known.any():
-            raise UserError(
+            raise NothingSelectedError(
                 "no object of the tokens dataset has a caption: give captions to download (download.captions.path), "
                 "without which nothing can be learnt to describe"
             )

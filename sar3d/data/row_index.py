@@ -14,7 +14,7 @@ from sar3d.data.order import Integers
 from sar3d.data.rowgroups import ParquetFiles
 from sar3d.data.samples import ENCODER_VIEWS
 from sar3d.data.views import split_of
-from sar3d.errors import UserError
+from sar3d.errors import NothingSelectedError, UserError
 
 SplitName = Literal["train", "val", "test", "all"]
 _READERS = 8
@@ -204,7 +204,7 @@ def _joined(files: ParquetFiles, parts: list[_Part], wanted: Selection, name: st
     blocks = [(part.file, block) for part in parts for block in part.blocks]
     if not blocks:
         which = "no rows" if wanted.split == "all" else f"no object of the split {wanted.split!r}"
-        raise UserError(
+        raise NothingSelectedError(
             f"the {len(files.files)} files of the {name} dataset hold {which}: render more objects, or change the "
             "shares of the splits"
         )

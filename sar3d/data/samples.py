@@ -35,6 +35,17 @@ class Targets:
     normal: Tensor | None = None
     """(V, 3, H, W) float32 unit normals in the world frame, 0 on the background; None where they were not read."""
 
+    def at(self, places: Sequence[int]) -> "Targets":
+        """The views at these places."""
+        chosen = torch.tensor(list(places))
+        return Targets(
+            self.image[chosen],
+            self.depth[chosen],
+            self.mask[chosen],
+            self.cameras[chosen],
+            None if self.normal is None else self.normal[chosen],
+        )
+
     def first(self, count: int) -> "Targets":
         """The first `count` views."""
         return Targets(

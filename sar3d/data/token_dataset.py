@@ -24,7 +24,7 @@ from sar3d.data.row_samples import RowSamples
 from sar3d.data.rowgroups import ParquetFiles
 from sar3d.data.token_config import TokenDataConfig as TokenDataConfig
 from sar3d.data.tokens import TokensInfo, tokens_info
-from sar3d.errors import ObjectError, UserError
+from sar3d.errors import NothingSelectedError, ObjectError, UserError
 from sar3d.training.seeds import SampleKey
 
 _CHOICE = 4
@@ -132,7 +132,9 @@ class TokenDataset(RowSamples[Key, TokenSample]):
         self.without_condition = len(count) - len(self._samples)
         self._joined = joined
         if not len(self._samples):
-            raise UserError(f"no object has a {kind} condition: cache the conditions of the same objects as the tokens")
+            raise NothingSelectedError(
+                f"no object has a {kind} condition: cache the conditions of the same objects as the tokens"
+            )
 
     @property
     def size(self) -> int:

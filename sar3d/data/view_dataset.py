@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -231,7 +230,7 @@ class ViewDataset(RowSamples[Key, ViewSample]):
         if self._caching:
             inputs, supervision = self._cached(sample, shown, encoded, places)
             if len(chosen) < len(places):
-                supervision = _subset(supervision, chosen)
+                supervision = supervision.at(chosen)
         else:
             seen: Decoded = {}
             inputs = decode_encoder(encoded, self.resolution, seen)
@@ -287,14 +286,3 @@ def check_views(files: ParquetFiles, resolution: int | None) -> int:
 def _stream(key: SampleKey) -> tuple[int, ...]:
     """Names the random numbers that choose a sample's views: others than the task draws from the same key."""
     return key.seed, _CHOICE, key.step, key.index
-
-
-def _subset(targets: Targets, chosen: Sequence[int]) -> Targets:
-    at = torch.tensor(chosen)
-    return Targets(
-        image=targets.image[at],
-        depth=targets.depth[at],
-        mask=targets.mask[at],
-        cameras=targets.cameras[at],
-        normal=None if targets.normal is None else targets.normal[at],
-    )

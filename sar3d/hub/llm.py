@@ -20,8 +20,9 @@ from sar3d.errors import UserError
 from sar3d.hub.files import Tensors, read_safetensors
 from sar3d.hub.store import CONFIG, FORMAT, WEIGHTS, describe, folder_of, write_folder
 from sar3d.llm.config import from_dict, to_dict
-from sar3d.llm.language_model import load_lm, load_tokenizer, quiet
+from sar3d.llm.language_model import load_lm, load_tokenizer
 from sar3d.llm.model import SAR3DLM, set_generation
+from sar3d.quiet import quiet_transformers
 
 LM = "lm"
 FILES = "lm_files"
@@ -45,7 +46,7 @@ def save(model: SAR3DLM, folder: str | Path, extra: dict[str, Any] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".lm-", dir=folder) as place:
             fresh = Path(place, LM)
-            with quiet():
+            with quiet_transformers():
                 model.lm.save_pretrained(fresh, state_dict=plain_lm(model))
                 model.tokenizer.save_pretrained(fresh)
             (folder / CONFIG).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from sar3d.errors import UserError
+from sar3d.values import read_config
 
 PLANES = 3
 PATCH, START, END = "<point_patch>", "<point_start>", "<point_end>"
@@ -88,11 +89,4 @@ def to_dict(config: LLMConfig) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> LLMConfig:
     """The configuration of a config.json. Raises `UserError` for a key or value that is none."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(LLMConfig).validate_python(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the model's configuration is wrong at {key}: {first['msg']}") from error
+    return read_config(LLMConfig, values)

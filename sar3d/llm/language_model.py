@@ -1,7 +1,6 @@
 """Language models and their tokenizers: pretrained ones, and small ones from a random start."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from sar3d.errors import UserError
 from sar3d.llm.task_config import RandomLMConfig
+from sar3d.quiet import quiet_transformers
 
 END_OF_TEXT, PADDING = "</s>", "<pad>"
 _WORDS = (
@@ -108,7 +108,7 @@ def load_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> Any:
 
     options: dict[str, Any] = {"use_safetensors": True, "dtype": dtype, "output_loading_info": True}
     try:
-        with quiet():
+        with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, local_files_only=Path(source).is_dir(), **options
             )
@@ -132,22 +132,6 @@ def lm_width(source: str | Path) -> int:
     except Exception as error:
         raise UserError(f"{source} is no language model ({_first_line(error)}): {_where(source)}") from error
     return int(config.get_text_config().hidden_size)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no tables of tensors from Transformers: what is missing is checked."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

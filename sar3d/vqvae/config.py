@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from sar3d.errors import UserError
+from sar3d.values import read_config
 
 PLANES = 3
 """XY, YZ and ZX, in this order everywhere."""
@@ -187,11 +188,4 @@ def to_dict(config: VQVAEConfig) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> VQVAEConfig:
     """The configuration of a config.json. Raises `UserError` for a key or value that is none."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(VQVAEConfig).validate_python(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the model's configuration is wrong at {key}: {first['msg']}") from error
+    return read_config(VQVAEConfig, values)
