@@ -1,13 +1,16 @@
 """What `cache_tokens` spends besides the model: a shard made by the stage against the bare model on the same inputs.
 
     python benchmarks/bench_cache_tokens.py [--preset tiny] [--device cpu] [--threads 1] [--objects 24] [--quick]
+        [--views runs/demo/render/<name>]
 
-The stage reads a Parquet file of views, decodes it, runs the encoder and writes the codes to Parquet; the bare model
+The views are balls with noisy skins, which are harder to unpack than most objects, or those of a `render` output. The
+stage reads a Parquet file of views, decodes it, runs the encoder and writes the codes to Parquet; the bare model
 gets prepared tensors. Both run alternately, several times; the medians are compared. Wall time tells what a worker
 with cores to spare loses, CPU time what one with a single core does. Without Ray.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -15,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -38,6 +42,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPUs of one worker")
     parser.add_argument("--objects", type=int, default=24, help="objects in the shard, four view groups each")
+    parser.add_argument("--views", type=Path, help="a render output at the preset's resolution, instead of balls")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a few objects once, to see that it runs")
     given = parser.parse_args()
@@ -47,7 +52,10 @@ def main() -> None:
         torch.manual_seed(0)
         save_pretrained(VQVAE(PRESETS[given.preset]), Path(name, "model"))
         tokeniser = open_tokeniser(str(Path(name, "model")), float(given.device == "cuda"), given.threads, None)
-        items, inputs = write_views(Path(name), given.objects, PRESETS[given.preset].resolution, tokeniser.digest)
+        if given.views:
+            items, inputs = read_views(given.views, given.objects, tokeniser.digest)
+        else:
+            items, inputs = write_views(Path(name), given.objects, PRESETS[given.preset].resolution, tokeniser.digest)
         report(tokeniser, items, inputs, Path(name), given.repeats)
 
 
@@ -68,6 +76,20 @@ def write_views(folder: Path, objects: int, resolution: int, digest: str) -> tup
             writer.add(row)
             inputs.append(encoder_input(decode_row(row)))
     writer.close()
+    return items, inputs
+
+
+def read_views(folder: Path, objects: int, digest: str) -> tuple[list[Item], list[Tensor]]:
+    """The first objects of a render output, as items, and the encoder input of every view group."""
+    items: list[Item] = []
+    inputs: list[Tensor] = []
+    for file in sorted(folder.glob("part-*.parquet")):
+        rows = pq.read_table(file).to_pylist() if len(items) < objects else []
+        places = itertools.groupby(range(len(rows)), key=lambda place: rows[place]["uid"])
+        for uid, members in itertools.islice(places, objects - len(items)):
+            numbers = list(members)
+            items.append({"uid": uid, "vqvae": digest, "_file": str(file), "_rows": [numbers[0], len(numbers)]})
+            inputs += [encoder_input(decode_row(rows[number])) for number in numbers]
     return items, inputs
 
 

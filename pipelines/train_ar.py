@@ -1,6 +1,7 @@
 """Stages `train_ar` and `train_ar_image`: the next-scale transformer, on cached codes and conditions."""
 
 import dataclasses
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,10 +22,14 @@ from sar3d.errors import NothingSelectedError, UserError
 from sar3d.vqvae.config import from_dict
 
 if TYPE_CHECKING:
-    from sar3d.ar.condition import Condition
+    from sar3d.ar.condition import Condition, PooledStatistics
     from sar3d.ar.task import EncoderSource
     from sar3d.data.asked import AskedObjects
     from sar3d.data.token_dataset import TokenDataset
+
+
+COUNTED = 1024
+"""Samples by which the layer for pooled vectors is standardised."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ class TrainARStage(TrainingStage[TrainARConfig]):
         sizes = empty.tokens.shape[-1], empty.pooled.shape[-1]
         shape = model_config(config.task, self.condition(config), from_dict(model.config), *sizes)
         frozen = FrozenVQVAE(partial(local_copy, model.url), model.digest)
-        task = ARTask(config.task, shape, frozen, encoder, empty)
+        statistics = _statistics(train) if config.task.pooled_start == "standardised" else None
+        task = ARTask(config.task, shape, frozen, encoder, empty, statistics)
         held_out = HeldOut(self._sets(context, model), config.task.decoding, config.draw_objects)
         return Material(task, FirstCodes(train) if config.codes == "first" else train, held_out)
 
@@ -177,6 +183,14 @@ class TrainARStage(TrainingStage[TrainARConfig]):
         if hub.describe(folder)["kind"] != "ar":
             raise UserError(f"{folder} holds no generator: give the folder of a model that {self.name} made")
         return hub.digest(folder)
+
+
+def _statistics(train: "TokenDataset") -> "PooledStatistics":
+    """Of the pooled vectors of the first samples: objects lie in no order that means anything."""
+    from sar3d.ar.condition import PooledStatistics
+
+    samples = itertools.islice(train.samples(), COUNTED)
+    return PooledStatistics.of(sample.pooled for sample in samples if sample.pooled is not None)
 
 
 def _view_data(context: Context[TrainARConfig]) -> ViewDataConfig:

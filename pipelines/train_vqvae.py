@@ -94,7 +94,7 @@ def _held_out(
     from sar3d.data.shown import ShownSamples
 
     sets = {}
-    if config.data.held_out or config.data.held_out_views:
+    if config.data.holds_out:
         sets["views"] = ShownSamples(train, "held_out", config.evaluate_objects)
     if config.data.val:
         try:
@@ -107,7 +107,7 @@ def _held_out(
 
 def _all_views(data: ViewDataConfig) -> ViewDataConfig:
     unit: Literal["group", "object"] = "group" if data.unit == "group" else "object"
-    return dataclasses.replace(data, unit=unit, supervise=None, held_out=0, held_out_views=())
+    return dataclasses.replace(data, unit=unit, supervise=None, held_out=0, held_out_views=(), held_out_groups=())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the transformer is told of the objects it is to make."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,3 +37,21 @@ class Condition:
     def cat(conditions: "Sequence[Condition]") -> "Condition":
         """One after another; they must have the same number of tokens."""
         return Condition(torch.cat([c.tokens for c in conditions]), torch.cat([c.pooled for c in conditions]))
+
+
+@dataclass(frozen=True)
+class PooledStatistics:
+    """What the pooled vectors of a dataset are like."""
+
+    mean: Float[Tensor, " C2"]
+    deviation: float
+    """Root mean square, over samples and channels, of what is left without the mean. One number for all channels, as
+    those that hardly vary say little and must not be blown up."""
+
+    @staticmethod
+    def of(vectors: Iterable[Float[Tensor, " C2"]]) -> "PooledStatistics":
+        """Of at least one vector. Where all are equal, the deviation is 1."""
+        stacked = torch.stack(list(vectors)).double()
+        mean = stacked.mean(0)
+        deviation = float((stacked - mean).square().mean().sqrt())
+        return PooledStatistics(mean.float(), deviation or 1.0)

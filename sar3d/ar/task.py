@@ -11,7 +11,7 @@ from jaxtyping import Float, Float16, Int64
 from torch import Tensor, nn
 
 from sar3d import hub
-from sar3d.ar.condition import Condition
+from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.config import ARConfig
 from sar3d.ar.evaluate import HeldOut, Prompts, evaluate
 from sar3d.ar.flops import peak_flops, training_flops
@@ -98,16 +98,24 @@ class ARTask(Task):
         vqvae: the frozen model that made the codes. Every worker loads it and checks that it is the one.
         encoder: what made the conditions.
         empty: the encoder's empty condition, a batch of one.
+        statistics: of the pooled vectors that it is trained on, to begin with (`config.pooled_start`).
     """
 
     name = "ar"
 
     def __init__(
-        self, config: ARTaskConfig, model: ARConfig, vqvae: FrozenVQVAE, encoder: EncoderSource, empty: Condition
+        self,
+        config: ARTaskConfig,
+        model: ARConfig,
+        vqvae: FrozenVQVAE,
+        encoder: EncoderSource,
+        empty: Condition,
+        statistics: PooledStatistics | None = None,
     ) -> None:
         self.config, self.model_config = config, model
         self.vqvae, self.encoder = vqvae, encoder
         self.empty = Condition(empty.tokens.half(), empty.pooled.half())
+        self.statistics = statistics if config.pooled_start == "standardised" else None
         self._quantizer: MultiScaleQuantizer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,8 +124,8 @@ class ARTask(Task):
     def build(self) -> ARTransformer:
         self._codes("cpu")  # another VQVAE is refused before anything is computed
         model = ARTransformer(self.model_config)
-        with torch.no_grad():
-            model.pooled.weight.mul_(self.config.pooled_gain)
+        if self.statistics is not None:
+            model.standardise(self.statistics)
         model.attention = None if self.config.attention == "auto" else self.config.attention
         model.checkpoint_activations = self.config.checkpoint_activations
         return model

@@ -72,9 +72,11 @@ class ARTaskConfig:
     weighting: Literal["tokens", "scales"] = "tokens"
     """What the loss weighs alike: every token, as published, or every scale. What a prompt decides is decided in the few
     tokens of the coarsest scales, which short runs learn sooner when they count for more."""
-    pooled_gain: float = 1.0
-    """Factor on the first weights of the condition's pooled vector. They are drawn for features of about 1; where those
-    of an encoder are far smaller, a model that starts without it takes long to see its condition."""
+    pooled_start: Literal["published", "standardised"] = "published"
+    """How the layer that reads the condition's pooled vector begins. `published`: drawn for features of mean 0 and about
+    1. `standardised`: the same, moved and scaled by what an encoder's features are in the data. A sentence embedding of
+    unit length has entries of about 0.05, and the features of pictures share a large mean: a model that starts without
+    it takes long to tell conditions apart."""
     attention: Literal["auto", "dense", "flex", "scales"] = dataclasses.field(
         default="auto", metadata={"identity": False}
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sar3d.ar.attention import AttentionKind, level_attention
 from sar3d.ar.blocks import Block, Head
-from sar3d.ar.condition import Condition
+from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.config import ARConfig
 from sar3d.errors import UserError
 from sar3d.vqvae.config import PLANES
@@ -81,6 +81,14 @@ class ARTransformer(nn.Module):
         """What modulates the blocks and starts the sequence, in the parameters' precision whatever autocast says."""
         with torch.autocast(condition.pooled.device.type, enabled=False):
             return self.pooled(condition.pooled.to(self.pooled.weight.dtype))
+
+    @torch.no_grad()
+    def standardise(self, statistics: PooledStatistics) -> None:
+        """Let `pooled` see conditions of such statistics as if they had mean 0 and deviation 1. It stays a linear layer,
+        so that this is a way to begin training and nothing that a saved model has to know.
+        """
+        self.pooled.weight /= statistics.deviation
+        self.pooled.bias -= self.pooled.weight @ statistics.mean.to(self.pooled.weight)
 
     def start_tokens(self, cond: Float[Tensor, "B C"]) -> Float[Tensor, "B 3 C"]:
         """The first scale's tokens, embedded, from the condition's vector."""

@@ -36,6 +36,13 @@ class Selection:
     """Views per object, never encoded in any of its groups, that never supervise; which ones differs by object."""
     held_out_views: tuple[int, ...] = ()
     """Ids of views that never supervise, the same for every object; none may be an encoder view."""
+    held_out_groups: tuple[int, ...] = ()
+    """View groups of every object that are no samples; what only they show never supervises."""
+
+    @property
+    def withholds(self) -> bool:
+        """Whether views are kept for judging that may differ from object to object."""
+        return bool(self.held_out or self.held_out_groups)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class RowIndex:
     group_starts: dict[int, Integers]
     """Row, counted through the file, at which each row group begins, and the file's end; by file."""
     held_out: dict[tuple[int, int], frozenset[int]]
-    """View ids that never supervise by (file, first row of the object); empty unless `Selection.held_out` is set."""
+    """View ids that never supervise by (file, first row of the object); empty unless `Selection.withholds`."""
     views_per_row: int
     """0 where there are no views."""
     objects: int
@@ -68,6 +75,8 @@ class _Rows:
     uids: list[str]
     hashes: list[str]
     view_ids: list[list[int]] | None
+    groups: NDArray[np.int64] | None
+    """Number of each row's view group; like `view_ids`, read only where views are held out."""
     starts: Integers
     """Row at which each row group begins, and the end."""
     weights: Integers
@@ -85,7 +94,7 @@ def build_index(files: ParquetFiles, wanted: Selection, name: str) -> RowIndex:
         UserError: nothing is selected, a wanted uid is not there, or a held-out view is an encoder view.
     """
     uids = None if wanted.uids is None else set(wanted.uids)
-    need_views = bool(wanted.held_out or wanted.held_out_views)
+    need_views = bool(wanted.withholds or wanted.held_out_views)
     parts: list[_Part] = []
     with ThreadPoolExecutor(_READERS) as pool:
         read = pool.map(lambda file: _read(files, file, need_views), range(len(files.files)))
@@ -117,7 +126,7 @@ class _Part:
 
 
 def _read(files: ParquetFiles, file: int, need_views: bool) -> _Rows:
-    columns = ["uid", "sha256", *(["view_ids"] if need_views else [])]
+    columns = ["uid", "sha256", *(["view_ids", "group"] if need_views else [])]
     groups = range(files.footer(file).num_row_groups)
     tables = [files.read((file, group), columns) for group in groups]
     starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])]).astype(np.int64)
@@ -128,6 +137,7 @@ def _read(files: ParquetFiles, file: int, need_views: bool) -> _Rows:
         uids=table.column("uid").to_pylist(),
         hashes=table.column("sha256").to_pylist(),
         view_ids=table.column("view_ids").to_pylist() if need_views else None,
+        groups=table.column("group").to_numpy() if need_views else None,
         starts=starts,
         weights=np.array([sum(c.total_compressed_size for c in found) for found in columns_of], np.int64),
         views=sum(views) // max(1, len(table)),
@@ -144,9 +154,9 @@ def _select(file: int, rows: _Rows, wanted: Selection, uids: Collection[str] | N
             continue
         if wanted.split != "all" and split_of(content, wanted.val, wanted.test) != wanted.split:
             continue
-        if rows.view_ids is not None:
-            apart = _held_out(uid, content, rows.view_ids[first:stop], wanted)
-            if wanted.held_out:
+        if rows.view_ids is not None and rows.groups is not None:
+            apart = _held_out(uid, content, rows.view_ids[first:stop], rows.groups[first:stop].tolist(), wanted)
+            if wanted.withholds:
                 held[file, first] = apart
         chosen.append((first, stop))
         if uids is not None:
@@ -156,6 +166,9 @@ def _select(file: int, rows: _Rows, wanted: Selection, uids: Collection[str] | N
     spans = np.repeat(bounds, lengths, axis=0)
     counted = np.arange(len(spans)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = spans[:, 0] + counted
+    if rows.groups is not None and wanted.held_out_groups:
+        kept = ~np.isin(rows.groups[places], wanted.held_out_groups)
+        spans, places = spans[kept], places[kept]
     groups = np.searchsorted(rows.starts, places, "right") - 1
     blocks, sizes = np.unique(groups, return_counts=True)
     return _Part(
@@ -182,8 +195,15 @@ def _objects(uids: list[str]) -> Iterator[tuple[int, int]]:
             first = i
 
 
-def _held_out(uid: str, content: str, groups: list[list[int]], wanted: Selection) -> frozenset[int]:
-    """The views of one object that never supervise."""
+def _held_out(uid: str, content: str, views: list[list[int]], numbers: list[int], wanted: Selection) -> frozenset[int]:
+    """The views of one object that never supervise, given those of its view groups and the groups' numbers."""
+    groups = [found for found, number in zip(views, numbers, strict=True) if number not in wanted.held_out_groups]
+    if not groups:
+        raise UserError(
+            f"held_out_groups={list(wanted.held_out_groups)} leaves nothing of object {uid}: it has the view groups "
+            f"{sorted(numbers)}, hold out fewer"
+        )
+    only = {view for found in views for view in found} - {view for group in groups for view in group}
     encoded = {view for group in groups for view in group[:ENCODER_VIEWS]}
     clash = encoded & set(wanted.held_out_views)
     if clash:
@@ -197,7 +217,7 @@ def _held_out(uid: str, content: str, groups: list[list[int]], wanted: Selection
             f"held_out={wanted.held_out} is too many: object {uid} has only {len(others)} views that it never encodes"
         )
     ranked = sorted(others, key=lambda view: hashlib.sha256(f"held out {content} {view}".encode()).digest())
-    return frozenset(ranked[: wanted.held_out]) | frozenset(wanted.held_out_views)
+    return frozenset(ranked[: wanted.held_out]) | frozenset(wanted.held_out_views) | only
 
 
 def _joined(files: ParquetFiles, parts: list[_Part], wanted: Selection, name: str) -> RowIndex:

@@ -26,6 +26,8 @@ class ViewDataConfig:
     """Views per object, never encoded in any of its groups, that never supervise; which ones differs by object."""
     held_out_views: tuple[int, ...] = ()
     """Ids of views that never supervise, the same for every object; none may be an encoder view."""
+    held_out_groups: tuple[int, ...] = ()
+    """View groups of every object that are no samples; views that only they have never supervise."""
     val: float = 0.02
     """Share of the objects that validate."""
     test: float = 0.02
@@ -40,8 +42,15 @@ class ViewDataConfig:
     threads: int = field(default=2, metadata={"identity": False})
     """Threads that decode on each worker."""
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether any view is kept for judging."""
+        return bool(self.held_out or self.held_out_views or self.held_out_groups)
+
     def __post_init__(self) -> None:
         if self.supervise is not None and self.supervise < 1:
             raise UserError(f"supervise={self.supervise} leaves no view to compare with: give 1 or more")
-        if self.unit == "published" and (self.supervise or self.held_out or self.held_out_views):
+        if any(group < 0 for group in self.held_out_groups):
+            raise UserError(f"held_out_groups={list(self.held_out_groups)} is wrong: view groups are numbered from 0")
+        if self.unit == "published" and (self.supervise or self.holds_out):
             raise UserError("the published samples use all 12 views of a row: give no supervise and hold out no views")

@@ -72,6 +72,7 @@ class ViewDataset(RowSamples[Key, ViewSample]):
             uids=None if uids is None else tuple(uids),
             held_out=self.config.held_out,
             held_out_views=self.config.held_out_views,
+            held_out_groups=self.config.held_out_groups,
         )
         self.index: RowIndex = build_index(self.files, selection, "views")
         self._per_row = 2 if self.config.unit == "published" else 1
@@ -119,8 +120,8 @@ class ViewDataset(RowSamples[Key, ViewSample]):
         Raises:
             UserError: the held-out views are wanted, but none are held out.
         """
-        if views == "held_out" and not (self.config.held_out or self.config.held_out_views):
-            raise UserError("no views are held out: set held_out=1 or more, or held_out_views")
+        if views == "held_out" and not self.config.holds_out:
+            raise UserError("no views are held out: set held_out=1 or more, held_out_views, or held_out_groups")
         for sample in range(self.size) if indices is None else indices:
             with self._held(sample):
                 rows, row = self._row(sample)

@@ -12,7 +12,7 @@ from learners import CODES, LENGTH, SCALES, Codes, asked, batch_of, make_task, s
 from PIL import Image
 
 from sar3d import hub
-from sar3d.ar.condition import Condition
+from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.evaluate import HeldOut
 from sar3d.ar.likelihood import likelihood, next_inputs
 from sar3d.ar.task import ARTask, FrozenVQVAE, decays
@@ -117,12 +117,27 @@ def test_attention_by_choice_agrees(vqvae: FrozenVQVAE) -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_a_gain_on_the_pooled_vector_scales_its_first_weights(vqvae: FrozenVQVAE) -> None:
-    weights = []
-    for gain in (1.0, 20.0):
+def test_a_standardised_start_sees_conditions_of_mean_zero_and_deviation_one(vqvae: FrozenVQVAE) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = make_task(vqvae)
+    vectors = torch.randn(40, plain.model_config.pooled_width, generator=generator) * 0.02 + 0.3
+    statistics = PooledStatistics.of(vectors)
+    built = []
+    for kind in ("published", "standardised"):
+        task = make_task(vqvae, pooled_start=kind)
         torch.manual_seed(0)
-        weights.append(make_task(vqvae, pooled_gain=gain).build().pooled.weight)
-    torch.testing.assert_close(weights[1], 20 * weights[0])
+        built.append(ARTask(task.config, task.model_config, vqvae, task.encoder, task.empty, statistics).build())
+    tokens = torch.zeros(40, 1, plain.model_config.condition_width)
+    normal = (vectors - vectors.mean(0)) / (vectors - vectors.mean(0)).square().mean().sqrt()
+    expected = built[0].condition_vector(Condition(tokens, normal))
+    torch.testing.assert_close(built[1].condition_vector(Condition(tokens, vectors)), expected, atol=1e-4, rtol=1e-4)
+    assert expected.std(0).mean() > 10 * built[0].condition_vector(Condition(tokens, vectors)).std(0).mean()
+
+
+def test_statistics_of_equal_vectors_scale_nothing() -> None:
+    found = PooledStatistics.of([torch.full((3,), 0.5)] * 4)
+    assert found.deviation == 1.0
+    assert torch.equal(found.mean, torch.full((3,), 0.5))
 
 
 def test_weight_decay_spares_biases_gains_and_places(vqvae: FrozenVQVAE) -> None:

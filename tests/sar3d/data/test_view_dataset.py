@@ -227,6 +227,29 @@ def test_held_out_views_are_never_seen(views24: list[str], unit: str) -> None:
     assert len({frozenset(views) for views in judged.values()}) > 12
 
 
+@pytest.mark.parametrize("unit", ["object", "group"])
+def test_held_out_groups_are_no_samples_and_their_own_views_never_supervise(views24: list[str], unit: str) -> None:
+    everything = ViewDataset(views24, 16, ViewDataConfig(unit="group", **PLAIN), split="all")
+    shown: dict[tuple[str, int], set[int]] = {}
+    for sample in everything.samples(groups=None):
+        shown[sample.uid, sample.group] = set(sample.supervision_ids)
+    config = ViewDataConfig(unit=unit, held_out_groups=(0, 2), **PLAIN)  # type: ignore[arg-type]
+    dataset = ViewDataset(views24, 16, config, split="all")
+    assert dataset.size == 48
+    assert dataset.objects == 24
+    for sample in dataset.samples(groups=None):
+        kept = shown[sample.uid, 1] | shown[sample.uid, 3]
+        assert sample.group in (1, 3)
+        assert set(sample.supervision_ids) | set(sample.encoder_ids) <= kept
+        assert unit == "group" or set(sample.supervision_ids) == kept
+    assert [dataset.index.rows[i] for i in dataset.first_samples()][:1] == [1]
+    judged = list(dataset.samples(views="held_out", groups=None))
+    assert len(judged) == (48 if unit == "object" else 0)  # a group shows its own views only
+    for sample in judged:
+        kept = shown[sample.uid, 1] | shown[sample.uid, 3]
+        assert set(sample.supervision_ids) == (shown[sample.uid, 0] | shown[sample.uid, 2]) - kept
+
+
 def test_a_held_out_view_that_is_encoded_is_an_error(views24: list[str]) -> None:
     with pytest.raises(UserError, match="view 25 is held out, but object object000 encodes it"):
         ViewDataset(views24, 16, ViewDataConfig(held_out_views=(25,), **PLAIN), split="all")
@@ -242,6 +265,7 @@ def test_a_held_out_view_that_is_encoded_is_an_error(views24: list[str]) -> None
         ({"uids": ["object003", "nobody"], "split": "all"}, "1 of the wanted objects.*nobody"),
         ({"split": "val"}, "no object of the split 'val'"),
         ({"config": ViewDataConfig(held_out=30)}, "held_out=30 is too many"),
+        ({"config": ViewDataConfig(held_out_groups=(0, 1, 2, 3))}, "leaves nothing of object object000"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(views24: list[str], arguments: dict, sentence: str) -> None:
