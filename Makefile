@@ -15,7 +15,7 @@ setup: .venv/.installed
 	@echo "setup: done"
 
 demo: setup
-	@echo "demo: built-in objects are drawn, a tokenizer and two generators are trained on them, 3D files are made; output goes to runs/demo"
+	@echo "demo: built-in objects are drawn, a tokenizer, two generators and a captioner are trained on them, 3D files are made and described; output goes to runs/demo"
 	@$(BIN)/sar3d run --config configs/demo.yaml
 
 test: setup

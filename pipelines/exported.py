@@ -15,6 +15,8 @@ from pipelines.runtime.store import Store, is_remote, join
 from sar3d.errors import UserError
 
 FILES = ("config.json", "model.safetensors")
+TOKENIZER_STAGE = "train_vqvae"
+CAPTIONER_STAGE = "train_llm"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,28 @@ def _config(url: str, kind: str) -> dict[str, Any]:
         raise UserError(f"the model at {url} is of kind {values.get('kind')}: give the folder of an exported {kind}")
     config: dict[str, Any] = values["config"]
     return config
+
+
+def extra_of(url: str) -> dict[str, Any]:
+    """What the training of a model noted in its config.json besides its configuration; empty for none."""
+    data = Store(url).read("config.json")
+    values = json.loads(data) if data is not None else {}
+    return dict(values.get("extra") or {})
+
+
+def check_same(model: Exported, vqvae: Exported, called: str, section: str) -> None:
+    """Raise `UserError` where a model reads or makes the codes of another VQVAE than this one.
+
+    Args:
+        called: what the model is called in the sentence.
+        section: of the configuration, where the VQVAE is set.
+    """
+    made_for = extra_of(model.url).get("vqvae")
+    if made_for and made_for != vqvae.digest:
+        raise UserError(
+            f"the {called} at {model.url} was trained on the codes of the VQVAE {made_for[:16]}, but {vqvae.url} is "
+            f"{vqvae.digest[:16]}: give the VQVAE that it was trained with ({section}.vqvae), or train the {called} again"
+        )
 
 
 def local_copy(url: str) -> Path:

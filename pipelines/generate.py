@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 
 from pipelines.caching.devices import Device, worker_gpus
-from pipelines.generating.models import GENERATOR_STAGES, TOKENIZER_STAGE, GeneratorRef, configured, generator_of
+from pipelines.exported import CAPTIONER_STAGE, TOKENIZER_STAGE, Exported, check_same
+from pipelines.generating.models import GENERATOR_STAGES, GeneratorRef, configured, generator_of
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
@@ -55,6 +56,10 @@ class GenerateConfig(StageConfig):
     """Folder, or repository of the Hugging Face hub, with the text encoder's weights; default: where training had them."""
     image_weights: str = field(default="", metadata=LISTING)
     """As `text_weights`."""
+    caption: bool = False
+    """Whether a captioner describes what was made; its question and decoding are those of the section `caption`."""
+    captioner: str = field(default="", metadata=LISTING)
+    """Folder or URL of the captioner; default: what `train_llm` made."""
     preset: str = "released"
     """Name of the decoding: released, preview, evaluation, timing, wild or greedy."""
     guidance: float | None = None
@@ -87,6 +92,8 @@ class GenerateConfig(StageConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"generate.{name}={value} is wrong: it is a number from 1 on")
+        if self.captioner and not self.caption:
+            raise UserError("generate.captioner names who describes what was made: set generate.caption=true as well")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise UserError("generate.kinds is wrong: give text, image or both, each once")
         self.decoding()
@@ -101,10 +108,11 @@ class GenerateConfig(StageConfig):
 class Models:
     """The models that the settings mean, not loaded."""
 
-    vqvae: Any
+    vqvae: Exported
     generators: dict[Kind, GeneratorRef]
     encoders: dict[Kind, tuple[str, str]]
     """Name and weights."""
+    captioner: Exported | None = None
 
 
 class GenerateStage(Stage[GenerateConfig]):
@@ -116,6 +124,7 @@ class GenerateStage(Stage[GenerateConfig]):
     def reads(self, section: GenerateConfig) -> tuple[str, ...]:
         names = [] if section.vqvae else [TOKENIZER_STAGE]
         names += [GENERATOR_STAGES[kind] for kind in section.kinds if not getattr(section, f"{kind}_model")]
+        names += [CAPTIONER_STAGE] if section.caption and not section.captioner else []
         if not section.prompts:
             names += [section.views, *(["download"] if "text" in section.kinds else [])]
         return tuple(names)
@@ -141,6 +150,7 @@ class GenerateStage(Stage[GenerateConfig]):
             "precision": config.precision,
             "preparation": dataclasses.asdict(config.preparation),
             "export": dataclasses.asdict(config.export),
+            "caption": None if models.captioner is None else [models.captioner.digest, _asked(context)],
         }
 
     def items(self, context: Context[GenerateConfig], say: Say) -> Iterable[Item]:
@@ -163,7 +173,7 @@ class GenerateStage(Stage[GenerateConfig]):
         config = context.config
         # The driver alone reads the prompts; the pictures that they name are read by every node.
         pictures = os.path.dirname(config.prompts) if "image" in config.kinds else ""
-        named = (config.vqvae, config.text_model, config.image_model, pictures)
+        named = (config.vqvae, config.text_model, config.image_model, config.captioner, pictures)
         return [place for place in named if place and not is_remote(place)]
 
     def gpus(self, config: GenerateConfig, available: float) -> float:
@@ -172,7 +182,7 @@ class GenerateStage(Stage[GenerateConfig]):
     def open(self, context: Context[GenerateConfig]) -> "Maker":
         from pipelines.generating.worker import open_maker
 
-        return open_maker(context.config, models_of(context), context.everything.train_vqvae.data)
+        return open_maker(context.everything, models_of(context))
 
     def process(self, context: Context[GenerateConfig], items: list[Item]) -> Iterator[Row | Failure]:
         maker: Maker = context.state
@@ -208,7 +218,17 @@ def models_of(context: Context[GenerateConfig]) -> Models:
         model = configured(getattr(config, f"{kind}_model"), "ar", inputs.get(GENERATOR_STAGES[kind]))
         generators[kind] = generator_of(model, kind, vqvae)
     encoders = {kind: encoder_of(ref, kind, getattr(config, f"{kind}_weights")) for kind, ref in generators.items()}
-    return Models(vqvae, generators, encoders)
+    captioner = None
+    if config.caption:
+        captioner = configured(config.captioner, "llm", inputs.get(CAPTIONER_STAGE))
+        check_same(captioner, vqvae, "captioner", "generate")
+    return Models(vqvae, generators, encoders, captioner)
+
+
+def _asked(context: Context[GenerateConfig]) -> list[Any]:
+    """What decides a caption besides the captioner."""
+    section = context.everything.caption
+    return [section.question, dataclasses.asdict(section.decoding)]
 
 
 def add_command(commands: Any) -> None:

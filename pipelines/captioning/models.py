@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.exported import exported, newest, trained
+from pipelines.exported import CAPTIONER_STAGE, TOKENIZER_STAGE, exported, newest, trained
 from pipelines.runtime.engine import current
 from pipelines.runtime.store import Store, join
 from pipelines.train_llm import PROJECTOR, local_folder
 from sar3d.errors import UserError
 
-CAPTIONER_STAGE = "train_llm"
-TOKENIZER_STAGE = "train_vqvae"
 BUNDLED = {"llm": "llm", "vqvae": "vqvae"}
 """Folders of a bundle."""
 

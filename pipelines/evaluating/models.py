@@ -1,27 +1,23 @@
 """The models of a pipeline that are evaluated, found and checked against each other, not loaded."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluating.objects import shares_of
-from pipelines.exported import Exported
+from pipelines.exported import CAPTIONER_STAGE, TOKENIZER_STAGE, Exported, check_same
 from pipelines.generating.models import (
     GENERATOR_STAGES,
-    TOKENIZER_STAGE,
     GeneratorRef,
     configured,
     encoder_of,
+    generator_of,
 )
 from pipelines.runtime.stage import Context
-from pipelines.runtime.store import Store
 from sar3d.errors import UserError
 from sar3d.generate.prompts import Kind
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
-
-CAPTIONER_STAGE = "train_llm"
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,12 @@ def models_of(context: "Context[EvaluateConfig]") -> Models:
     for kind in config.kinds:
         model = configured(getattr(config, f"{kind}_model"), "ar", inputs.get(GENERATOR_STAGES[kind]))
         assert vqvae is not None
-        generators[kind] = _generator(model, kind, vqvae)
+        generators[kind] = generator_of(model, kind, vqvae, "evaluate")
     captioner = None
     if config.captions:
         captioner = configured(config.captioner, "llm", inputs.get(CAPTIONER_STAGE))
         if vqvae is not None:
-            _check_same(captioner, vqvae, "captioner")
+            check_same(captioner, vqvae, "captioner", "evaluate")
     encoders = {kind: encoder_of(ref, kind, getattr(config, f"{kind}_weights")) for kind, ref in generators.items()}
     looking = encoders.get("image") or context.everything.cache_conditions.encoders().get("image")
     return Models(vqvae, generators, encoders, captioner, looking if generators else None)
@@ -77,7 +73,12 @@ def identity_of(context: "Context[EvaluateConfig]") -> dict[str, Any]:
         "preparation": asdict(whole.generate.preparation),
         "caption_decoding": asdict(whole.caption.decoding),
         "shares": {what: list(shares_of(whole, what)) for what in context.config.whats},
-        "unseen_views": [seen.held_out, list(seen.held_out_views), list(whole.train_llm.data.held_out_groups)],
+        "unseen_views": [
+            seen.held_out,
+            list(seen.held_out_views),
+            list(seen.held_out_groups),
+            list(whole.train_llm.data.held_out_groups),
+        ],
         "metrics": [list(RECONSTRUCTION), list(GENERATION), list(CAPTIONS)],
     }
 
@@ -107,29 +108,3 @@ def check_conditions(context: "Context[EvaluateConfig]", models: Models) -> None
                 f"generator takes those of {wanted}: cache the conditions with that encoder (cache_conditions.{kind}), or set "
                 f"evaluate.{kind}=false"
             )
-
-
-def _generator(model: Exported, kind: Kind, vqvae: Exported) -> GeneratorRef:
-    condition = model.config.get("condition")
-    if condition != kind:
-        raise UserError(
-            f"the generator at {model.url} takes {condition} conditions, not {kind}: give one for {kind} "
-            f"(evaluate.{kind}_model), or set evaluate.{kind}=false"
-        )
-    _check_same(model, vqvae, "generator")
-    return GeneratorRef(model, _extra(model.url))
-
-
-def _check_same(model: Exported, vqvae: Exported, called: str) -> None:
-    made_for = _extra(model.url).get("vqvae")
-    if made_for and made_for != vqvae.digest:
-        raise UserError(
-            f"the {called} at {model.url} was trained on the codes of the VQVAE {made_for[:16]}, but {vqvae.url} is "
-            f"{vqvae.digest[:16]}: give the VQVAE that it was trained with (evaluate.vqvae), or train the {called} again"
-        )
-
-
-def _extra(url: str) -> dict[str, Any]:
-    data = Store(url).read("config.json")
-    values = json.loads(data) if data is not None else {}
-    return dict(values.get("extra") or {})

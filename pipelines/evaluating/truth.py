@@ -57,12 +57,13 @@ def view_data(whole: Any, stage: str, part: Part, normals: bool) -> ViewDataConf
     config = ViewDataConfig(unit=unit, normals=normals, val=trained.val, test=trained.test, cache_decoded=False)
     if part == "heldout":
         return config
-    return replace(config, held_out=trained.held_out, held_out_views=trained.held_out_views)
+    names = ("held_out", "held_out_views", "held_out_groups")
+    return replace(config, **{name: getattr(trained, name) for name in names})
 
 
 def unseen(data: ViewDataConfig) -> Shown:
     """The views that no training was given, where there are such; else all."""
-    return "held_out" if data.held_out or data.held_out_views else "all"
+    return "held_out" if data.holds_out else "all"
 
 
 def compared(sample: ViewSample, count: int, encoded: bool) -> Targets:

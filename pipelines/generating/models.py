@@ -1,11 +1,10 @@
 """Which VQVAE and which generators a request means: those of a configuration, of a pipeline's root, or of folders."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.exported import Exported, exported, local_copy, newest, trained
+from pipelines.exported import TOKENIZER_STAGE, Exported, check_same, exported, extra_of, local_copy, newest, trained
 from pipelines.runtime.engine import current
 from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.store import Store, is_remote, join
@@ -13,7 +12,6 @@ from sar3d.errors import UserError
 from sar3d.generate.folders import GENERATOR_FOLDERS, PUBLISHED_ENCODERS, VQVAE_FOLDER, Folders, find_folders
 from sar3d.generate.prompts import Kind
 
-TOKENIZER_STAGE = "train_vqvae"
 GENERATOR_STAGES: dict[Kind, str] = {"text": "train_ar", "image": "train_ar_image"}
 
 
@@ -26,22 +24,17 @@ class GeneratorRef:
     """What its training noted in config.json: the VQVAE's digest, the encoder."""
 
 
-def generator_of(model: Exported, kind: Kind, vqvae: Exported) -> GeneratorRef:
+def generator_of(model: Exported, kind: Kind, vqvae: Exported, section: str = "generate") -> GeneratorRef:
     """A generator with what its config.json says. Raises `UserError` if it is of another kind or for another VQVAE."""
-    extra = _extra(model.url)
     condition = model.config.get("condition")
     if condition != kind:
+        without = f"set {section}.{kind}=false" if section == "evaluate" else f"leave {kind} out of {section}.kinds"
         raise UserError(
             f"the generator at {model.url} takes {condition} conditions, not {kind}: give one for {kind} "
-            f"(generate.{kind}_model), or leave {kind} out of generate.kinds"
+            f"({section}.{kind}_model), or {without}"
         )
-    made_for = extra.get("vqvae")
-    if made_for and made_for != vqvae.digest:
-        raise UserError(
-            f"the generator at {model.url} was trained on the codes of the VQVAE {made_for[:16]}, but {vqvae.url} is "
-            f"{vqvae.digest[:16]}: give the VQVAE that it was trained with (generate.vqvae), or train the generator again"
-        )
-    return GeneratorRef(model, extra)
+    check_same(model, vqvae, "generator", section)
+    return GeneratorRef(model, extra_of(model.url))
 
 
 def encoder_of(generator: GeneratorRef, kind: Kind, weights: str) -> tuple[str, str]:
@@ -55,12 +48,6 @@ def encoder_ids(encoders: dict[Kind, tuple[str, str]]) -> dict[str, str]:
     from sar3d.conditions import encoder_id
 
     return {kind: encoder_id(name, weights, f"generate.{kind}_weights") for kind, (name, weights) in encoders.items()}
-
-
-def _extra(url: str) -> dict[str, Any]:
-    data = Store(url).read("config.json")
-    values = json.loads(data) if data is not None else {}
-    return dict(values.get("extra") or {})
 
 
 def configured(given: str, kind: str, output: Output | None) -> Exported:
@@ -133,7 +120,7 @@ def _newest_generator(root: str, kind: Kind) -> Exported:
 
 def _tokenizer_of(generator: Exported, root: str) -> str:
     """URL of the VQVAE under a root that a generator was trained with."""
-    made_for = _extra(generator.url).get("vqvae")
+    made_for = extra_of(generator.url).get("vqvae")
     for output in newest(root, (TOKENIZER_STAGE,)):
         if output.model_digest() == made_for:
             return trained(output, "vqvae").url

@@ -35,6 +35,7 @@ def generated_schema(vqvae: str, scales: Sequence[int], codes: int) -> pa.Schema
         pa.field("text", pa.string()),
         pa.field("object", pa.string(), metadata={"about": "uid of what it should look like, if that is known"}),
         pa.field("seed", pa.int64()),
+        pa.field("caption", pa.string(), metadata={"about": "what a captioner says of it, if one was asked"}),
         pa.field("tokens", pa.list_(pa.uint16(), info.length)),
         pa.field("settings", pa.string(), metadata={"about": "JSON"}),
         # Files are compressed already.

@@ -1,4 +1,6 @@
-"""A contact sheet of generated objects: the prompt, what it should look like where that is known, what was generated."""
+"""A contact sheet of generated objects: the prompt, what it should look like where that is known, what was generated, and
+what a captioner says of it.
+"""
 
 import io
 import json
@@ -19,8 +21,8 @@ _WIDTH = 6
 """Cells of a line: the prompt takes one and a half, what is shown the rest."""
 _PROMPT = CELL * 3 // 2
 _GAP = 8
-_COLUMNS = ["uid", "kind", "text", "seed", "settings", "comparison", "png", "prompt"]
-_INK, _FAINT, _LINE = (30, 30, 30), (120, 120, 120), (220, 220, 220)
+_COLUMNS = ["uid", "kind", "text", "seed", "settings", "comparison", "png", "prompt", "caption"]
+_INK, _FAINT, _LINE, _SAID = (30, 30, 30), (120, 120, 120), (220, 220, 220), (20, 80, 140)
 
 
 def kept_objects(output: Output, count: int = KEPT) -> dict[str, bytes]:
@@ -52,6 +54,8 @@ def _band(row: dict[str, Any]) -> Image.Image:
     band = Image.new("RGB", (_PROMPT + _GAP + shown.width, max(shown.height, CELL)), "white")
     draw = ImageDraw.Draw(band)
     band.paste(_prompt(row), (0, 0))
+    if row["caption"] is not None:
+        _words(draw, CELL, f"described as: {row['caption']}", size=12, ink=_SAID)
     if row["comparison"] is not None:
         font = ImageFont.load_default(size=11)
         for line, label in enumerate(("should look like", "generated")):
@@ -66,9 +70,13 @@ def _prompt(row: dict[str, Any]) -> Image.Image:
         cell.paste(_picture(row["prompt"]).resize((CELL - 16, CELL - 16), Image.Resampling.BICUBIC), (0, 0))
         return cell
     prompt = json.loads(row["settings"])["prompt"]
-    lines = textwrap.wrap(str(prompt.get("text") or row["uid"]), 26)[:6]
-    ImageDraw.Draw(cell).multiline_text((2, 2), "\n".join(lines), font=ImageFont.load_default(size=14), fill=_INK)
+    _words(ImageDraw.Draw(cell), 2, str(prompt.get("text") or row["uid"]), size=14, ink=_INK)
     return cell
+
+
+def _words(draw: ImageDraw.ImageDraw, top: int, text: str, size: int, ink: tuple[int, int, int]) -> None:
+    lines = textwrap.wrap(text, 26)[:6]
+    draw.multiline_text((2, top), "\n".join(lines), font=ImageFont.load_default(size=size), fill=ink)
 
 
 def _shown(row: dict[str, Any]) -> Image.Image:

@@ -53,10 +53,10 @@ def truth_of(item: Item, data: ViewDataConfig) -> Truth:
     """
     # Of an object all held-out views count, whatever the tokenizer's training calls a sample.
     unit = dataclasses.replace(data, unit="object", supervise=None, normals=False, cache_decoded=False)
-    shown: Shown = "held_out" if data.held_out or data.held_out_views else "all"
+    shown: Shown = "held_out" if data.holds_out else "all"
     try:
         dataset = ViewDataset([item["_file"]], None, unit, split="all", uids=[item["object"]])
-        sample = next(iter(dataset.samples(views=shown)), None)
+        sample = next(dataset.samples(views=shown, groups=None), None)
     except UserError as error:
         raise ObjectError("bad_row", str(error)) from error
     if sample is None:

@@ -4,7 +4,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from pipelines.generating.truth import Truth, compared, truth_of
 from pipelines.runtime.output import Failure
 from pipelines.runtime.plan import Item
 from pipelines.runtime.stage import Row
-from sar3d.data.view_config import ViewDataConfig
+from pipelines.train_llm import local_folder
 from sar3d.errors import ObjectError, UserError
 from sar3d.generate.folders import Folders
 from sar3d.generate.models import Sar3D
@@ -30,6 +30,7 @@ from sar3d.isolation import LimitedProcess
 from sar3d.pictures import LIMITS, Picture, picture_process, prepare_picture, read_picture
 
 if TYPE_CHECKING:
+    from pipelines.config import PipelineConfig
     from pipelines.generate import GenerateConfig, Models
 
 STAGE = "generate"
@@ -40,10 +41,12 @@ class Maker:
     """Loaded models, and what is made with them."""
 
     system: Sar3D
-    config: "GenerateConfig"
-    views: ViewDataConfig
-    """Which views the tokenizer never saw."""
+    whole: "PipelineConfig"
     pictures: LimitedProcess
+
+    @property
+    def config(self) -> "GenerateConfig":
+        return self.whole.generate
 
     def make(self, items: list[Item]) -> Iterator[Row | Failure]:
         """The row of every item in order, or why there is none."""
@@ -63,7 +66,8 @@ class Maker:
 
     def _ask(self, item: Item) -> "Asked":
         try:
-            truth = truth_of(item, self.views) if "object" in item else None
+            # Pictures are views that the tokenizer never saw, where there are any.
+            truth = truth_of(item, self.whole.train_vqvae.data) if "object" in item else None
             if item["kind"] == "text":
                 return Asked(item, Prompt(check_text(item["text"]), item["seed"]), truth)
             picture = self._picture(item, truth)
@@ -80,6 +84,9 @@ class Maker:
     def _row(self, asked: "Asked", sample: Sample) -> Row | Failure:
         item, truth = asked.item, asked.truth
         assert asked.prompt is not None
+        said = self._described(sample)
+        if said is not None:
+            sample = replace(sample, settings={**sample.settings, "caption": said})
         try:
             with tempfile.TemporaryDirectory(prefix="sar3d-generate-") as folder:
                 settings = sample.save(folder, self.config.export)
@@ -99,10 +106,19 @@ class Maker:
             "text": picture if isinstance(picture, str) else None,
             "object": item.get("object"),
             "seed": item["seed"],
+            "caption": said,
             "tokens": sample.tokens.numpy().astype(np.uint16),
             "settings": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
             **files,
         }
+
+    def _described(self, sample: Sample) -> str | None:
+        """What the captioner says of it, alone, so that it does not depend on what else is made."""
+        if not self.config.caption:
+            return None
+        section = self.whole.caption
+        (said,) = self.system.captioner().caption(sample.tokens, section.question, section.decoding)
+        return said
 
 
 @dataclass(frozen=True)
@@ -115,21 +131,24 @@ class Asked:
     error: ObjectError | None = None
 
 
-def open_maker(config: "GenerateConfig", models: "Models", views: ViewDataConfig) -> Maker:
-    """Load the models in this process.
+def open_maker(whole: "PipelineConfig", models: "Models") -> Maker:
+    """Load the models that the section `generate` means in this process.
 
     Raises:
         UserError: a model is missing or has changed, or there is no GPU where one is asked for.
     """
-    device = begin_worker(config.gpus, config.cpus)
+    device = begin_worker(whole.generate.gpus, whole.generate.cpus)
     generators = {kind: local_copy(ref.model.url) for kind, ref in models.generators.items()}
-    folders = Folders(local_copy(models.vqvae.url), generators, "the models of generate")
+    captioner = None if models.captioner is None else local_folder(models.captioner.url)
+    folders = Folders(local_copy(models.vqvae.url), generators, "the models of generate", captioner)
     weights = {kind: weights for kind, (_, weights) in models.encoders.items()}
     system = Sar3D(folders, device, weights)
     for kind, ref in models.generators.items():
         if (system.vqvae_digest, system.generator(kind).digest) != (models.vqvae.digest, ref.model.digest):
             raise UserError(f"the models have changed since {STAGE} began: run the same command again")
-    return Maker(system, config, views, picture_process())
+    if models.captioner is not None:
+        system.captioner()
+    return Maker(system, whole, picture_process())
 
 
 def _failure(item: Item, error: ObjectError | None) -> Failure:

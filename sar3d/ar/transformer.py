@@ -88,7 +88,7 @@ class ARTransformer(nn.Module):
         so that this is a way to begin training and nothing that a saved model has to know.
         """
         self.pooled.weight /= statistics.deviation
-        self.pooled.bias -= self.pooled.weight @ statistics.mean.to(self.pooled.weight)
+        self.pooled.bias.sub_(self.pooled.weight @ statistics.mean.to(self.pooled.weight))
 
     def start_tokens(self, cond: Float[Tensor, "B C"]) -> Float[Tensor, "B 3 C"]:
         """The first scale's tokens, embedded, from the condition's vector."""

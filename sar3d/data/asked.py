@@ -59,7 +59,7 @@ class AskedObjects(Sequence[Asked]):
         self._views, self._labels = views, dict(labels)
         self._places = dict(zip(object_uids(views), views.first_samples(), strict=True))
         self._pictures = tokens.config.condition == "image"
-        self._held_out = bool(views.config.held_out or views.config.held_out_views)
+        self._held_out = views.config.holds_out
         self._prompts, self._truth = prompts, truth
 
     def __len__(self) -> int:

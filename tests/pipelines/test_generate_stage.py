@@ -27,9 +27,12 @@ from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import StageReport
 from pipelines.runtime.store import Store
+from sar3d import hub
 from sar3d.data.views import read_views
 from sar3d.errors import UserError
 from sar3d.generate import Sar3D
+from sar3d.llm.captioner import Captioner
+from sar3d.llm.config import CaptionDecoding
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = GenerateStage()
@@ -78,12 +81,17 @@ def made(local_ray: Any, prompts: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def dataset(local_ray: Any) -> tuple[StageReport, Output, list[str]]:
-    """The stage on objects of the dataset, and what was said."""
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generators.captioner(tmp_path_factory.mktemp("captioner"), hub.digest(generators.bundle() / "vqvae"))
+
+
+@pytest.fixture(scope="module")
+def dataset(local_ray: Any, captioner: Path) -> tuple[StageReport, Output, list[str]]:
+    """The stage on objects of the dataset, described, and what was said."""
     said: list[str] = []
-    config = configure(
-        rendered.root(), "generate.objects=2", "train_vqvae.data.held_out=5", "generate.export.formats=[png]"
-    )
+    words = ["generate.objects=2", "train_vqvae.data.held_out=5", "generate.export.formats=[png]"]
+    words += ["generate.caption=true", f"generate.captioner={captioner}", "caption.decoding={most: 4}"]
+    config = configure(rendered.root(), *words)
     report, output = run(config, said.append)
     return report, output, said
 
@@ -193,6 +201,19 @@ def test_objects_of_the_dataset_stand_beside_what_they_should_look_like(
     assert any("files of each object" in line for line in said)
 
 
+def test_a_captioner_describes_each_object_by_its_tokens_alone(
+    dataset: tuple[StageReport, Output, list[str]], made: tuple[Any, StageReport, Output], captioner: Path
+) -> None:
+    words = Captioner.from_pretrained(captioner)
+    for row in read_rows(dataset[1]):
+        (expected,) = words.caption(torch.tensor(row["tokens"]), decoding=CaptionDecoding(most=4))
+        assert row["caption"] == json.loads(row["settings"])["caption"] == expected
+        assert row["caption"]
+    for row in read_rows(made[2]):
+        assert row["caption"] is None
+        assert "caption" not in json.loads(row["settings"])
+
+
 def test_a_prompt_that_is_a_view_shows_that_view(dataset: tuple[StageReport, Output, list[str]]) -> None:
     stored: dict[tuple[str, int], bytes] = {}
     for row in read_views(rendered.views(configure(rendered.root())).files()):
@@ -224,16 +245,20 @@ def _context(output: Output) -> Any:
 
 
 def test_models_that_do_not_belong_together_stop_the_stage_before_it_begins(tmp_path: Path, prompts: Path) -> None:
+    foreign = generators.captioner(tmp_path / "foreign", "0" * 64)
     cases = [
         (f"generate.vqvae={rendered.model(7)}", "was trained on the codes of the VQVAE"),
         (f"generate.text_model={generators.bundle()}/ar_image", "takes image conditions, not text"),
         (f"generate.image_model={generators.bundle()}/vqvae", "of kind vqvae"),
+        (f"generate.captioner={foreign}", "the captioner at .* was trained on the codes of the VQVAE 0000000000000000"),
+        (f"generate.captioner={generators.bundle()}/vqvae", "of kind vqvae"),
         ("generate.image_model=/none", "there is no folder /none with a model"),
         ("generate.prompts=/none.jsonl", "there is no file of prompts /none.jsonl"),
     ]
     for word, sentence in cases:
+        described = ["generate.caption=true"] if "captioner" in word else []
         with pytest.raises(UserError, match=sentence):
-            run(configure(tmp_path, f"generate.prompts={prompts}", word))
+            run(configure(tmp_path, f"generate.prompts={prompts}", word, *described))
     with pytest.raises(UserError, match="reads the output of train_ar, which has not been run"):
         run(configure(tmp_path, f"generate.prompts={prompts}", "generate.text_model="))
     assert not list(Path(tmp_path, "generate").glob("[0-9a-f]*")) if Path(tmp_path, "generate").exists() else True
@@ -242,6 +267,7 @@ def test_models_that_do_not_belong_together_stop_the_stage_before_it_begins(tmp_
 def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
     for word, sentence in (
         ("generate.preset=best", "no decoding named 'best'"),
+        ("generate.captioner=/somewhere", "set generate.caption=true as well"),
         ("generate.top_p=2", "top_p of decoding"),
         ("generate.kinds=[]", "generate.kinds"),
         ("generate.kinds=[sound]", "generate.kinds.0='sound'"),
