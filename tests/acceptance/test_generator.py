@@ -1,26 +1,18 @@
 """What the generator promises, on real objects and with the real models: the long ones. Run by `make acceptance`."""
 
 import dataclasses
-import json
-import random
-import shutil
-import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import mlflow
 import pytest
 import torch
-from test_tokenizer import REPOSITORY, command, finish, first_objects, workers_below
+from runs import REPOSITORY, Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
 
 from pipelines.config import load
 from pipelines.registry import STAGES
 from pipelines.runtime.engine import prepare
-from pipelines.runtime.output import Output, outputs
 from sar3d.ar.evaluate import HeldOut, Look, decoded, make
 from sar3d.ar.sheets import FREE
 from sar3d.ar.task import ARTask
@@ -31,7 +23,6 @@ from sar3d.metrics.image import psnr
 from sar3d.training.task import Alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
-Record = Callable[[str, object], None]
 
 OBJECTS = 32
 TIMED = ("train_vqvae", "cache_tokens", "cache_conditions", "train_ar", "train_ar_image")
@@ -57,25 +48,6 @@ SHORT = (
     "cluster.address=local",
 )
 COMPARED = ("loss", "accuracy", "ce/scale_1", "ce/scale_16", "grad_norm")
-
-
-def history(root: Path) -> dict[str, dict[int, float]]:
-    """Step → value of each metric of the only training run; fails where a step has two values."""
-    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    experiment = client.get_experiment_by_name("sar3d")
-    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'train_ar'")
-    found = {}
-    for name in run.data.metrics:
-        if not name.startswith("system/"):
-            points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-            assert len(points) == len(dict(points)), f"{name} was logged twice at a step"
-            found[name] = dict(points)
-    return found
-
-
-def only_output(root: Path, stage: str = "train_ar") -> Output:
-    (output,) = outputs(str(root), stage)
-    return output
 
 
 @pytest.fixture(scope="module")
@@ -149,51 +121,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def beginning(undisturbed: Path, root: Path) -> Path:
-    """A root with everything but the generator's training."""
-    shutil.copytree(undisturbed, root, ignore=shutil.ignore_patterns("train_ar", "mlflow.db*", "mlartifacts"))
-    return root
-
-
-def await_commits(root: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(3000):
-        assert process.poll() is None, "training ended before it was disturbed"
-        found = [o.state.read("committed.json") for o in outputs(str(root), "train_ar")]
-        if found and found[0] and len(json.loads(found[0])) >= count:
-            return
-        time.sleep(0.1)
-    raise AssertionError("no checkpoint was committed")
-
-
 @pytest.mark.acceptance(
     "The generator on 2 workers, a worker and then the driver killed: the same losses and weights to the bit"
 )
 def test_killed_and_resumed(undisturbed: Path, tmp_path: Path) -> None:
-    chance, root = random.Random(12), beginning(undisturbed, tmp_path / "root")
-    words = command("train_ar", "demo", root, *SHORT, "train_ar.workers=2")
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log)
-        await_commits(root, 1, process)
-        time.sleep(chance.random())
-        chance.choice(workers_below(process)).kill()
-        await_commits(root, 2, process)
-        time.sleep(chance.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert "resuming at step" in finish("train_ar", "demo", root, *SHORT, "train_ar.workers=2")
-    assert only_output(root).model_digest() == only_output(undisturbed).model_digest()
-    mine, theirs = history(root), history(undisturbed)
-    for name in COMPARED:
-        assert mine[name] == theirs[name], name
+    words = (*SHORT, "train_ar.workers=2")
+    root = beginning(undisturbed, tmp_path / "root", "train_ar")
+    killed_and_resumed("train_ar", "demo", words, undisturbed, root, 12, COMPARED)
 
 
 @pytest.mark.acceptance("The generator goes 2, 1, 4 workers and ZeRO 0, 2, 1 at one batch: losses within tolerance")
 def test_other_numbers_of_workers(undisturbed: Path, tmp_path: Path, record_property: Record) -> None:
-    root = beginning(undisturbed, tmp_path / "root")
+    root = beginning(undisturbed, tmp_path / "root", "train_ar")
     for steps, workers, zero in ((8, 2, 0), (16, 1, 2), (24, 4, 1)):
         extra = (f"train_ar.train.steps={steps}", f"train_ar.workers={workers}", f"train_ar.train.zero={zero}")
         finish("train_ar", "demo", root, *SHORT, *extra)
-    mine, theirs = history(root)["loss"], history(undisturbed)["loss"]
+    mine, theirs = history(root, "train_ar")["loss"], history(undisturbed, "train_ar")["loss"]
     assert list(mine) == list(theirs)
     differences = [abs(mine[step] - theirs[step]) / abs(theirs[step]) for step in mine]
     record_property(

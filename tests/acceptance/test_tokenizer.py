@@ -1,24 +1,13 @@
 """What the tokenizer promises, on real objects and with the real model: the long ones. Run by `make acceptance`."""
 
-import hashlib
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import mlflow
-import psutil
 import pytest
+from runs import Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
 
-from pipelines.runtime.output import Output, outputs
+from pipelines.runtime.output import outputs
 from sar3d.data.shown import ShownSamples
 from sar3d.data.view_config import ViewDataConfig
 from sar3d.data.view_dataset import ViewDataset
@@ -28,8 +17,6 @@ from sar3d.training.task import Alone
 from sar3d.vqvae.evaluate import HeldOut, evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-REPOSITORY = Path(__file__).resolve().parents[2]
-Record = Callable[[str, object], None]
 
 SHORT = (
     "download.procedural.count=8",
@@ -52,50 +39,6 @@ SHORT = (
 COMPARED = ("loss", "psnr", "vq", "adversarial", "discriminator", "grad_norm", "codes/perplexity")
 
 
-def first_objects(source: Path, count: int, folder: Path, skip: int = 0) -> list[dict[str, Any]]:
-    """The first objects by the sha256 of their uid that have distinct captions, as a folder of their own."""
-    listed = json.loads((source / "manifest.json").read_text())
-    listed.sort(key=lambda entry: hashlib.sha256(entry["uid"].encode()).hexdigest())
-    chosen = list({entry["caption"]: entry for entry in reversed(listed)}.values())
-    chosen.sort(key=lambda entry: hashlib.sha256(entry["uid"].encode()).hexdigest())
-    chosen = chosen[skip : skip + count]
-    for entry in chosen:
-        target = folder / entry["file"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / entry["file"], target)
-    (folder / "manifest.json").write_text(json.dumps(chosen))
-    return chosen
-
-
-def command(stage: str, config: str, root: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", stage, "--config", f"configs/{config}.yaml", f"root={root}", *words]
-
-
-def finish(*words: Any) -> str:
-    done = subprocess.run(command(*words), cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def history(root: Path) -> dict[str, dict[int, float]]:
-    """Step → value of each metric of the only training run; fails where a step has two values."""
-    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    experiment = client.get_experiment_by_name("sar3d")
-    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'train_vqvae'")
-    found = {}
-    for name in run.data.metrics:
-        if not name.startswith("system/"):
-            points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-            assert len(points) == len(dict(points)), f"{name} was logged twice at a step"
-            found[name] = dict(points)
-    return found
-
-
-def only_output(root: Path) -> Output:
-    (output,) = outputs(str(root), "train_vqvae")
-    return output
-
-
 @pytest.mark.acceptance(
     "Learning: `tiny` on 16 real objects from random weights, at most 10 minutes on two CPU cores: at least 25 dB on unseen "
     "views, no object under 18 dB"
@@ -105,10 +48,10 @@ def test_sixteen_real_objects(shared: Path, tmp_path: Path, record_property: Rec
     assert len(first_objects(shared / "objects", 16, folder)) == 16
     words = (f"download.directory.path={folder}", "train_vqvae.evaluate_objects=16", "cluster.address=local")
     finish("run", "tiny", root, *words)
-    found = {name: values[max(values)] for name, values in history(root).items()}
+    found = {name: values[max(values)] for name, values in history(root, "train_vqvae").items()}
     # The step times of all logged intervals make up the training, without start-up and evaluation.
-    steps = json.loads((only_output(root).store.read("_SUCCESS")) or b"")["steps"]
-    speed = history(root)["samples_per_second"]
+    steps = json.loads((only_output(root, "train_vqvae").store.read("_SUCCESS")) or b"")["steps"]
+    speed = history(root, "train_vqvae")["samples_per_second"]
     seconds = steps * 8 * sum(1 / rate for rate in speed.values()) / len(speed)
     record_property("training, s", round(seconds))
     for name in ("psnr", "psnr_pooled", "psnr_worst", "psnr_foreground", "white_psnr", "mean_psnr", "ssim"):
@@ -131,7 +74,7 @@ def other_objects(shared: Path, folder: Path, trained: Path) -> dict[str, float]
     finish("run", "tiny", root, "stages=[download, render]", place, "cluster.address=local")
     (views,) = outputs(str(root), "render")
     data = ViewDataset(views.files(), 64, ViewDataConfig(unit="object", val=0.0, test=0.0), split="all")
-    model = from_pretrained(only_output(trained).store.path("model"))
+    model = from_pretrained(only_output(trained, "train_vqvae").store.path("model"))
     sets = HeldOut({"objects": ShownSamples(data, "all", 8)})
     found = evaluate(model, sets, LaplacianPyramid(), Alone())
     return {name: found[f"objects/{name}"] for name in ("psnr", "psnr_foreground", "white_psnr", "mean_psnr")}
@@ -145,65 +88,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def beginning(undisturbed: Path, root: Path) -> Path:
-    """A root with the same views and no training."""
-    for name in ("download", "render"):
-        shutil.copytree(undisturbed / name, root / name)
-    return root
-
-
-def workers_below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            found += [child] if "RayTrainWorker" in " ".join(child.cmdline()) else []
-        except psutil.Error:
-            continue
-    return found
-
-
-def await_commits(root: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(3000):
-        assert process.poll() is None, "training ended before it was disturbed"
-        found = [o.state.read("committed.json") for o in outputs(str(root), "train_vqvae")]
-        if found and found[0] and len(json.loads(found[0])) >= count:
-            return
-        time.sleep(0.1)
-    raise AssertionError("no checkpoint was committed")
-
-
 @pytest.mark.acceptance(
     "The VQVAE with its adversary on 2 workers, a worker and then the driver killed: the same losses and weights to the bit"
 )
 def test_killed_and_resumed(undisturbed: Path, tmp_path: Path) -> None:
-    chance, root = random.Random(11), beginning(undisturbed, tmp_path / "root")
-    words = command("train_vqvae", "demo", root, *SHORT, "train_vqvae.workers=2")
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log)
-        await_commits(root, 1, process)
-        time.sleep(chance.random())
-        chance.choice(workers_below(process)).kill()
-        await_commits(root, 2, process)
-        time.sleep(chance.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert "resuming at step" in finish("train_vqvae", "demo", root, *SHORT, "train_vqvae.workers=2")
-    assert only_output(root).model_digest() == only_output(undisturbed).model_digest()
-    mine, theirs = history(root), history(undisturbed)
-    for name in COMPARED:
-        assert mine[name] == theirs[name], name
+    words = (*SHORT, "train_vqvae.workers=2")
+    root = beginning(undisturbed, tmp_path / "root", "train_vqvae")
+    killed_and_resumed("train_vqvae", "demo", words, undisturbed, root, 11, COMPARED)
 
 
 @pytest.mark.acceptance("Training goes 2, 1, 4 workers and ZeRO 0, 2, 1 at one batch: losses within tolerance")
 def test_other_numbers_of_workers(undisturbed: Path, tmp_path: Path, record_property: Record) -> None:
-    root = beginning(undisturbed, tmp_path / "root")
+    root = beginning(undisturbed, tmp_path / "root", "train_vqvae")
     for steps, workers, zero in ((8, 2, 0), (16, 1, 2), (24, 4, 1)):
         extra = (f"train_vqvae.train.steps={steps}", f"train_vqvae.workers={workers}", f"train_vqvae.train.zero={zero}")
         finish("train_vqvae", "demo", root, *SHORT, "train_vqvae.train.schedule.steps=24", *extra)
-    steady = beginning(undisturbed, tmp_path / "steady")
+    steady = beginning(undisturbed, tmp_path / "steady", "train_vqvae")
     extra = ("train_vqvae.train.schedule.steps=24", "train_vqvae.workers=2")
     finish("train_vqvae", "demo", steady, *SHORT, *extra)
-    mine, theirs = history(root)["loss"], history(steady)["loss"]
+    mine, theirs = history(root, "train_vqvae")["loss"], history(steady, "train_vqvae")["loss"]
     assert list(mine) == list(theirs)
     differences = [abs(mine[step] - theirs[step]) / abs(theirs[step]) for step in mine]
     record_property(
@@ -238,7 +141,7 @@ def test_the_whole_folder_at_small(shared: Path, tmp_path: Path, record_property
     )
     for stage in ("download", "render", "train_vqvae"):
         finish(stage, "small", tmp_path, *words)
-    loss = list(history(tmp_path)["loss"].values())
+    loss = list(history(tmp_path, "train_vqvae")["loss"].values())
     third = len(loss) // 3
     first, last = sum(loss[:third]) / third, sum(loss[-third:]) / third
     record_property("mean loss, first and last third", f"{first:.3f}, {last:.3f}")

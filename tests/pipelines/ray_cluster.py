@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -36,6 +37,20 @@ def kill_tree(process: psutil.Process | subprocess.Popen[bytes]) -> None:
         for child in [*top.children(recursive=True), top]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+def bare_python(folder: Path) -> str:
+    """The Python of an environment with all libraries and without sar3d and pipelines: a job must bring them."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    # A path added by a .pth file is searched, but its own .pth files (our editable install) are not read.
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = str(folder / "bin" / "python")
+    lacking = subprocess.run(
+        [python, "-c", "import ray; import sar3d"], cwd="/", capture_output=True, text=True, check=False
+    )
+    assert "No module named 'sar3d'" in lacking.stderr
+    return python
 
 
 @dataclass
@@ -161,6 +176,15 @@ class RayCluster:
         with contextlib.suppress(psutil.NoSuchProcess):
             random_.choice(found).send_signal(signal.SIGKILL)
         return True
+
+    def lose_node(self, hosting: str, random_: random.Random) -> None:
+        """SIGKILL a worker node that runs a process with `hosting` in its command line; nothing takes its place."""
+        names = {node.pid: node for node in self.nodes}
+        busy = {parent.pid for process in self.find(hosting) for parent in process.parents()} & names.keys()
+        victim = names[random_.choice(sorted(busy))]
+        kill_tree(victim)
+        victim.wait()
+        self.nodes.remove(victim)
 
     def _victims(self, what: str) -> list[psutil.Process]:
         if what == "worker":

@@ -7,8 +7,6 @@ import os
 import random
 import re
 import subprocess
-import sys
-import sysconfig
 import time
 import urllib.request
 from collections import Counter
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray_cluster
 from ray_cluster import REPOSITORY, RayCluster, kill_tree
 
 from pipelines.runtime.output import Output, outputs
@@ -38,16 +37,7 @@ SMALL = ("render.resolution=64", "render.shard_objects=3", "download.shard_objec
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An environment with all libraries and without sar3d and pipelines."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    # A path added by a .pth file is searched, but its own .pth files (our editable install) are not read.
-    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    python = str(folder / "bin" / "python")
-    lacking = subprocess.run([python, "-c", "import ray; import sar3d"], cwd="/", capture_output=True, text=True)
-    assert "No module named 'sar3d'" in lacking.stderr
-    return python
+    return ray_cluster.bare_python(tmp_path_factory.mktemp("bare"))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """Training whose workers, nodes and driver are killed: the same losses to the bit, one MLflow run, no metric twice."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import ray_cluster
 from ray_cluster import REPOSITORY, RayCluster
 
 from pipelines.runtime.output import Output, outputs
@@ -47,13 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tupl
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An environment with all libraries and without sar3d and pipelines: a job must bring them."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    # A path added by a .pth file is searched, but its own .pth files (our editable install) are not read.
-    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return str(folder / "bin" / "python")
+    return ray_cluster.bare_python(tmp_path_factory.mktemp("bare"))
 
 
 def only_output(root: Path) -> Output:
@@ -182,13 +175,7 @@ def test_submitted_to_a_cluster(
         await_steps(trace, 6, job)
         chance.choice(cluster.find("ray::RayTrainWorker")).kill()
         await_steps(trace, 6, job)
-        busy = [n for n in cluster.nodes if _hosts(n, "ray::RayTrainWorker")]
-        victim = chance.choice(busy)
-        cluster.nodes.remove(victim)
-        os.killpg(victim.pid, signal.SIGKILL)
-        for process in below(victim, ""):
-            process.kill()
-        victim.wait()
+        cluster.lose_node("ray::RayTrainWorker", chance)
         await_steps(trace, 6, job)
         for driver in cluster.find(JOB):
             driver.kill()
@@ -199,7 +186,3 @@ def test_submitted_to_a_cluster(
     finally:
         cluster.close()
     assert_same(root, undisturbed)
-
-
-def _hosts(node: subprocess.Popen[bytes], word: str) -> bool:
-    return bool(below(node, word))
