@@ -16,6 +16,10 @@ class CaptionDataConfig:
     held_out_groups: tuple[int, ...] = ()
     """View groups of every object that are never trained on. The first of them that an object has is what `views` is
     measured on. Groups of the published rig share the pole, and the last one shares its lower views with others."""
+    mixed: float = 0.0
+    """Share of a sample's tokens that come from another view group of the same object, in training, where its row group
+    holds one. The groups are accounts of one object from other sides; their mixtures are many more, which keeps a model
+    from learning few objects by their finest codes."""
     val: float = 0.02
     """Share of the objects that validate."""
     test: float = 0.02
@@ -27,6 +31,8 @@ class CaptionDataConfig:
     """Threads that make samples on each worker."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mixed < 1:
+            raise UserError(f"mixed={self.mixed:g} is wrong: it is a share of the tokens, from 0 to below 1")
         if any(group < 0 for group in self.held_out_groups):
             raise UserError(f"held_out_groups={list(self.held_out_groups)} is wrong: view groups are numbered from 0")
 

@@ -4,11 +4,12 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +21,7 @@ from sar3d.data.row_index import SplitName
 from sar3d.data.rowgroups import ParquetFiles
 from sar3d.data.token_dataset import TokenDataset, TokenSample
 from sar3d.errors import NothingSelectedError, UserError
-from sar3d.training.seeds import SampleKey
+from sar3d.training.seeds import SampleKey, generator
 
 _COLUMNS = ("uid", "name", "category", "captions")
 _EMPTY = pa.table({name: pa.array([], pa.string()) for name in _COLUMNS})
@@ -148,6 +149,35 @@ class _ChosenTokens(TokenDataset):
                 f"{which} would be left; hold out others"
             )
 
+    mixed = 0.0
+    """See `CaptionDataConfig.mixed`."""
+
+    def _sample(self, sample: int, key: SampleKey) -> TokenSample:
+        made = super()._sample(sample, key)
+        others = self._siblings(sample) if self.mixed else []
+        if not others:
+            return made
+        draws = generator(key.seed, "mixed groups", key.step, key.index)
+        other = self._make(others[int(torch.randint(len(others), (), generator=draws))], 0)
+        codes = torch.where(torch.rand(len(made.codes), generator=draws) < self.mixed, other.codes, made.codes)
+        return replace(made, codes=codes)
+
+    def _siblings(self, sample: int) -> list[int]:
+        """The other samples of the object that lie in the sample's row group, and so are held with it."""
+        found = []
+        for step in (-1, 1):
+            near = sample + step
+            while 0 <= near < self.size and self._together(sample, near):
+                found.append(near)
+                near += step
+        return found
+
+    def _together(self, one: int, other: int) -> bool:
+        """Whether two samples are rows of one object in one row group."""
+        rows = self._samples[[one, other]]
+        blocks, spans = self._blocks(rows), self.index.spans[rows]
+        return bool(blocks[0] == blocks[1] and (spans[0] == spans[1]).all())
+
     def first_of_objects(self) -> Integers:
         """The first sample of each object."""
         return np.unique(self._objects()[self._samples], return_index=True)[1]
@@ -191,6 +221,7 @@ class CaptionDataset:
         self.descriptions = descriptions
         self.tokens = _ChosenTokens(tokens, (), self.config.tokens(), vqvae=vqvae, split=split)
         self.tokens.choose(descriptions, self.config.held_out_groups, held_out)
+        self.tokens.mixed = self.config.mixed
 
     @property
     def size(self) -> int:

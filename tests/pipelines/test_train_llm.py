@@ -1,5 +1,6 @@
 """The stages that train the captioner, on cached codes: what they leave behind, and what they refuse."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -140,6 +141,25 @@ def test_held_out_view_groups_are_the_others(root: Path) -> None:
         dataset(root, held_out_groups=(0, 1, 2, 3))
 
 
+def test_tokens_of_an_object_s_groups_are_mixed_in_training_alone(root: Path) -> None:
+    plain = dataset(root, held_out_groups=(1,))
+    mixed = pickle.loads(pickle.dumps(dataset(root, held_out_groups=(1,), mixed=0.4)))
+    own = {(sample.uid, sample.group): sample.codes for sample in plain.samples()}
+    assert all((sample.codes == own[sample.uid, sample.group]).all() for sample in mixed.samples())
+    shares = []
+    first, second = (mixed.batches(Order(mixed.sizes, 0, 6)) for _ in range(2))
+    for (_, pairs), (_, again) in itertools.islice(zip(first, second, strict=False), 4):
+        for (_, sample), (_, same) in zip(pairs, again, strict=True):
+            mine = own[sample.uid, sample.group]
+            others = [codes for (uid, group), codes in own.items() if uid == sample.uid and group != sample.group]
+            assert torch.equal(sample.codes, same.codes)
+            assert any(((sample.codes == codes) | (sample.codes == mine)).all() for codes in others)
+            shares.append(float((sample.codes != mine).float().mean()))
+    first.close()
+    second.close()
+    assert 0.2 < sum(shares) / len(shares) < 0.4, "two groups may agree on a token"
+
+
 def test_samples_bear_the_description_of_their_object_in_every_batch(root: Path) -> None:
     train = pickle.loads(pickle.dumps(dataset(root, held_out_groups=(1,))))
     about = {sample.uid: sample.about for sample in train.samples()}
@@ -173,6 +193,7 @@ def test_objects_without_a_caption_are_one_sentence(root: Path, tmp_path: Path) 
         (["train_llm.task.lm=/nowhere/at/all"], "/nowhere/at/all"),
         (["train_llm.task.model={used: 12}"], "used=12"),
         (["train_llm.data.held_out_groups=[0, 1, 2, 3]"], "held_out_groups"),
+        (["train_llm.data.mixed=1"], "mixed=1 is wrong"),
         (["train_llm.train.zero=3", "train_llm.train.ema=0.9"], "ema=null"),
         (["train_llm.after=train_llm_projector", "train_llm.init_from=/x"], "goes on from one model"),
     ],
