@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
+from sar3d.sheets import png, stacked, to_bytes
 
 VIEWS = 4
 OBJECTS = 6
@@ -23,9 +24,8 @@ _INK = (90, 90, 90)
 
 def comparison(lines: Sequence[Float[Tensor, "V 3 H W"]]) -> bytes:
     """PNG of a line of views for each of some looks of one object."""
-    cells = [rearrange(line[:VIEWS].clamp(0, 1).cpu(), "v c h w -> h (v w) c") for line in lines]
-    pixels = (np.concatenate([cell.numpy() for cell in cells]) * 255).round().astype(np.uint8)
-    return _png(Image.fromarray(pixels))
+    rows = [rearrange(line[:VIEWS], "v c h w -> c h (v w)") for line in lines]
+    return png(np.concatenate([to_bytes(row) for row in rows]))
 
 
 def sheets(output: Output) -> dict[str, bytes]:
@@ -43,13 +43,7 @@ _NAMES: dict[str, str] = {"reconstruction": "reconstructed", "text": "from_text"
 
 def _sheet(drawn: Sequence[tuple[str, bytes]]) -> bytes:
     bands = [_band(title, Image.open(io.BytesIO(data)).convert("RGB")) for title, data in drawn]
-    width = max(band.width for band in bands)
-    sheet = Image.new("RGB", (width + 2 * _GAP, sum(band.height + _GAP for band in bands) + _GAP), "white")
-    top = _GAP
-    for band in bands:
-        sheet.paste(band, (_GAP, top))
-        top += band.height + _GAP
-    return _png(sheet)
+    return stacked(bands, _GAP)
 
 
 def _band(title: str, shown: Image.Image) -> Image.Image:
@@ -64,9 +58,3 @@ def _band(title: str, shown: Image.Image) -> Image.Image:
     for line in range(count):
         draw.text((0, (line + 1) * _CELL - 18), _LABELS[line], font=font, fill=_INK)
     return band
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

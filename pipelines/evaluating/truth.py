@@ -4,10 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.evaluating.rows import Part
@@ -99,8 +97,3 @@ def pictures_of(targets: Targets, device: torch.device) -> Pictures:
     normal = None if targets.normal is None else targets.normal.to(device)
     rgb = ((targets.image + 1) / 2).to(device)
     return Pictures(rgb, targets.mask.to(device), targets.depth.to(device), normal)
-
-
-def as_bytes(rgb: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Pixels of a picture in [0, 1]."""
-    return (rearrange(rgb.clamp(0, 1), "c h w -> h w c") * 255).round().byte().cpu().numpy()

@@ -18,7 +18,6 @@ from pipelines.evaluating.rows import CODES, MEAN, NEAREST, WHITE
 from pipelines.evaluating.sheet import comparison
 from pipelines.evaluating.truth import (
     Views,
-    as_bytes,
     compared,
     level_view,
     open_views,
@@ -44,6 +43,7 @@ from sar3d.llm.captioner import Captioner
 from sar3d.metrics.lpips import perceptual_loss
 from sar3d.metrics.registry import GENERATION, OURS, RECONSTRUCTION, Metric, Pictures, Subject, Tools, measure
 from sar3d.pictures import prepare_picture
+from sar3d.sheets import to_bytes
 from sar3d.vqvae.evaluate import reconstruct
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Judge:
                 prompt, features = Prompt(text, item["seed"]), encoder.encode([text])
             else:
                 prompting = self._prompting(item, views, sample)
-                pixels = as_bytes((prompting.supervision.image[0] + 1) / 2)
+                pixels = to_bytes((prompting.supervision.image[0] + 1) / 2)
                 picture = prepare_picture(pixels, self.whole.generate.preparation)
                 name = f"view {prompting.supervision_ids[0]}"
                 prompt, features = Prompt(picture, item["seed"], name), encoder.encode(pixels[None])

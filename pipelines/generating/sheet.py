@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
+from sar3d.sheets import stacked
 
 ROWS = 12
 KEPT = 4
@@ -22,7 +23,7 @@ _WIDTH = 6
 _PROMPT = CELL * 3 // 2
 _GAP = 8
 _COLUMNS = ["uid", "kind", "text", "seed", "settings", "comparison", "png", "prompt", "caption"]
-_INK, _FAINT, _LINE, _SAID = (30, 30, 30), (120, 120, 120), (220, 220, 220), (20, 80, 140)
+_INK, _FAINT, _SAID = (30, 30, 30), (120, 120, 120), (20, 80, 140)
 
 
 def kept_objects(output: Output, count: int = KEPT) -> dict[str, bytes]:
@@ -36,16 +37,7 @@ def contact_sheet(output: Output, rows: int = ROWS) -> bytes | None:
     bands = [_band(row) for row in islice(read_rows(output, _COLUMNS, batch=4), rows)]
     if not bands:
         return None
-    width = max(band.width for band in bands)
-    sheet = Image.new("RGB", (width + 2 * _GAP, sum(band.height + _GAP for band in bands) + _GAP), "white")
-    top = _GAP
-    for band in bands:
-        sheet.paste(band, (_GAP, top))
-        top += band.height + _GAP
-        ImageDraw.Draw(sheet).line((_GAP, top - _GAP // 2, sheet.width - _GAP, top - _GAP // 2), fill=_LINE)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+    return stacked(bands, _GAP, ruled=True)
 
 
 def _band(row: dict[str, Any]) -> Image.Image:

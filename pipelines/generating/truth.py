@@ -1,20 +1,19 @@
 """What an object of the dataset looks like, and how a generated one compares: both from the same cameras."""
 
 import dataclasses
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from pipelines.runtime.plan import Item
 from sar3d.data.view_config import ViewDataConfig
 from sar3d.data.view_dataset import Shown, ViewDataset
 from sar3d.errors import ObjectError, UserError
+from sar3d.sheets import png, to_bytes
 from sar3d.vqvae.cameras import matrices, rays_of
 from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import Field
@@ -42,7 +41,7 @@ class Truth:
     @property
     def picture(self) -> UInt8[np.ndarray, "H W 3"]:
         """The first view, which is the prompt of an image condition."""
-        return _bytes(self.images[0])
+        return to_bytes(self.images[0])
 
 
 def truth_of(item: Item, data: ViewDataConfig) -> Truth:
@@ -79,10 +78,4 @@ def compared(field: Field, truth: Truth, volume: VolumeConfig, device: torch.dev
     seen = render(field, flat, volume, occupancy=empty)
     made = rearrange(seen.rgb, "1 (v h w) c -> v c h w", v=len(truth.cameras), h=height).clamp(0, 1).cpu()
     lines = [rearrange(images, "v c h w -> c h (v w)") for images in (truth.images, made)]
-    buffer = io.BytesIO()
-    Image.fromarray(_bytes(torch.cat(lines, dim=1))).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _bytes(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    return (rearrange(image.clamp(0, 1), "c h w -> h w c") * 255).round().byte().numpy()
+    return png(to_bytes(torch.cat(lines, dim=1)))

@@ -1,17 +1,15 @@
 """Prompts to rows on a worker: loaded models, pictures read in a process of their own, objects exported."""
 
-import io
 import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
-from PIL import Image
 
 from pipelines.caching.devices import begin_worker
 from pipelines.exported import local_copy
@@ -28,6 +26,7 @@ from sar3d.generate.prompts import Prompt, check_text
 from sar3d.generate.sample import Sample
 from sar3d.isolation import LimitedProcess
 from sar3d.pictures import LIMITS, Picture, picture_process, prepare_picture, read_picture
+from sar3d.sheets import png
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
@@ -97,7 +96,7 @@ class Maker:
             files["comparison"] = compared(sample.field, truth, self.system.vqvae.config.volume, self.system.device)
         picture = asked.prompt.content
         if isinstance(picture, Picture):
-            files["prompt"] = _png(picture.pixels)
+            files["prompt"] = png(picture.pixels)
         settings |= {"id": item["uid"], "object": item.get("object"), "preparation": asdict(self.config.preparation)}
         settings["files"] = sorted([SETTINGS, *(FILES[column] for column, data in files.items() if data is not None)])
         return {
@@ -171,9 +170,3 @@ def _read(place: str) -> bytes:
 
 def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
-
-
-def _png(pixels: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

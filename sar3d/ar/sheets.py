@@ -1,6 +1,5 @@
 """Pictures of what a generator makes: prompts beside the true objects, their reconstructions and what was generated."""
 
-import io
 import textwrap
 
 import numpy as np
@@ -15,6 +14,7 @@ from sar3d.ar.decoding_config import Decoding
 from sar3d.ar.evaluate import HeldOut, Look, Prompts, decoded, make
 from sar3d.ar.transformer import ARTransformer
 from sar3d.data.asked import Asked
+from sar3d.sheets import png
 from sar3d.vqvae.model import VQVAE
 
 VIEWS = 3
@@ -43,7 +43,7 @@ def draw(model: ARTransformer, vqvae: VQVAE, empty: Condition, held_out: HeldOut
             seeds = range(len(chosen))
             made = make(model, vqvae, conditions, empty, held_out.decoding, seeds, held_out.batch)
             rows = [_row(vqvae, asked, look) for asked, look in zip(chosen, made, strict=True)]
-            pictures[f"generated_{name}.png"] = _png(np.concatenate([_headings(rows[0].shape[1]), *rows]))
+            pictures[f"generated_{name}.png"] = png(np.concatenate([_headings(rows[0].shape[1]), *rows]))
             if "unconditional.png" not in pictures:
                 pictures["unconditional.png"] = _free(model, vqvae, empty, chosen[0])
     return pictures
@@ -54,7 +54,7 @@ def _free(model: ARTransformer, vqvae: VQVAE, empty: Condition, asked: Asked) ->
     made = make(model, vqvae, empty.expand(_FREE_OBJECTS), empty, FREE, range(_FREE_OBJECTS))
     cells = [_strip(look(cameras, asked.truth.image.shape[-1])) for look in made]
     half = len(cells) // 2
-    return _png(np.concatenate([np.concatenate(part, 0) for part in (cells[:half], cells[half:])], 1))
+    return png(np.concatenate([np.concatenate(part, 0) for part in (cells[:half], cells[half:])], 1))
 
 
 def _row(vqvae: VQVAE, asked: Asked, generated: Look) -> np.ndarray:
@@ -96,9 +96,3 @@ def _framed(pixels: np.ndarray) -> np.ndarray:
 def _spread(count: int, wanted: int) -> list[int]:
     wanted = min(count, wanted)
     return [i * count // wanted for i in range(wanted)]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()

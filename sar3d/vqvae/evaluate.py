@@ -1,6 +1,5 @@
 """How good is a VQVAE: reconstruction of views it was not given, use of its codes, and pictures of both."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +16,7 @@ from sar3d.metrics.codes import code_counts, perplexity, usage
 from sar3d.metrics.geometry import depth_error, normal_error
 from sar3d.metrics.image import foreground_psnr, psnr, ssim
 from sar3d.metrics.lpips import PerceptualLoss
+from sar3d.sheets import png, to_bytes
 from sar3d.training.task import Sync, share
 from sar3d.vqvae.cameras import rays_of, z_depth
 from sar3d.vqvae.model import VQVAE
@@ -158,7 +157,9 @@ def draw(model: VQVAE, held_out: HeldOut) -> dict[str, bytes]:
     encoded views at the left.
     """
     return {
-        f"reconstructions_{name}.png": _png(_sheet([_strip(model, samples[i]) for i in _spread(samples, held_out)]))
+        f"reconstructions_{name}.png": png(
+            to_bytes(_sheet([_strip(model, samples[i]) for i in _spread(samples, held_out)]))
+        )
         for name, samples in held_out.sets.items()
         if len(samples)
     }
@@ -188,10 +189,3 @@ def _strip(model: VQVAE, sample: ViewSample, columns: int = 8) -> Float[Tensor, 
     gap = torch.ones(3, true.shape[-2], 4)
     given = input_pictures(sample.encoder_input)[:3]
     return torch.cat([torch.cat([left, gap, strip], -1) for left, strip in zip(given, strips, strict=True)], 1)
-
-
-def _png(image: Float[Tensor, "3 h w"]) -> bytes:
-    pixels = (rearrange(image.clamp(0, 1), "c h w -> h w c") * 255).round().byte().numpy()
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
