@@ -90,14 +90,16 @@ def encode_objects(tokeniser: Tokeniser, objects: Iterable[tuple[Item, pa.Table]
 def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, list[Tensor]]:
     """An item without codes yet, and the encoder input of its groups' first views."""
     rows, count = stored_rows(table), config.encoder.views
-    groups, inputs = [], []
+    groups, views = [], []
     for i, group in enumerate(rows.groups):
         places = rows.views(i)[:count]
         if len(places) < count:
             raise ObjectError("too_few_views", f"view group {group} has {len(places)} views, and {count} are encoded.")
         groups.append(Group(rows.uids[i], rows.hashes[i], group))
-        inputs.append(decode_encoder([(rows, place) for place in places], config.resolution))
-    return Encoded(item, groups, []), inputs
+        views += [(rows, place) for place in places]
+    # All groups in one go: at low resolutions the calls cost as much as the pixels.
+    inputs = decode_encoder(views, config.resolution).split(count) if views else ()
+    return Encoded(item, groups, []), list(inputs)
 
 
 def _stack(tokeniser: Tokeniser, views: list[Tensor]) -> Tensor:
