@@ -25,9 +25,12 @@ test: setup
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+# All of it, or a part: make acceptance ONLY="tests/acceptance/test_generator.py -k prompts"
+ONLY ?=
+
 acceptance: setup
-	@echo "acceptance: every line of what the project promises, an hour or more; results go to docs/results"
-	@$(BIN)/python -m pytest -m "slow or acceptance" --acceptance-report=docs/results
+	@echo "acceptance: every line of what the project promises, two to three hours, or those in ONLY; results go to docs/results"
+	@$(BIN)/python -m pytest -m "slow or acceptance" --acceptance-report=docs/results $(ONLY)
 
 bench: setup
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done

@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -52,26 +53,38 @@ class AcceptanceReport:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         import platform
+        import subprocess
         from datetime import datetime
 
         self.folder.mkdir(parents=True, exist_ok=True)
         now = datetime.now()
-        lines = [
-            f"# Acceptance, {now:%Y-%m-%d %H:%M}",
-            "",
-            f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}. "
-            f"{sum(r[2] == 'passed' for r in self.rows)} of {len(self.rows)} tests passed.",
-            "",
-            "| what is shown | tests | outcome | seconds | measured |",
-            "|---|---|---|---|---|",
-        ]
+        file = self.folder / f"acceptance-{now:%Y-%m-%d}.md"
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        # The proofs take hours: a run of some of them leaves the rows of the others as they are.
+        table = {cells(row)[0]: row for row in file.read_text().splitlines()[6:]} if file.exists() else {}
         for line in dict.fromkeys(row[0] for row in self.rows):
             rows = [row for row in self.rows if row[0] == line]
             names = ", ".join(dict.fromkeys(f"`{row[1].split('[')[0]}`" for row in rows))
             outcomes = ", ".join(f"{n} {outcome}" for outcome, n in Counter(row[2] for row in rows).items())
-            numbers = "; ".join(row[4] for row in rows if row[4])
-            lines.append(f"| {line} | {names} | {outcomes} | {sum(row[3] for row in rows):.0f} | {numbers} |")
-        (self.folder / f"acceptance-{now:%Y-%m-%d}.md").write_text("\n".join(lines) + "\n")
+            numbers = "; ".join(row[4] for row in rows if row[4]).replace("|", "/")
+            seconds, when = sum(row[3] for row in rows), f"{now:%H:%M}, {head.stdout.strip()}"
+            table[line] = f"| {line} | {names} | {outcomes} | {seconds:.0f} | {when} | {numbers} |"
+        passed = sum(re.fullmatch(r"\d+ passed", cells(row)[2]) is not None for row in table.values())
+        lines = [
+            f"# Acceptance, {now:%Y-%m-%d}",
+            "",
+            f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}. "
+            f"{passed} of {len(table)} lines passed.",
+            "",
+            "| what is shown | tests | outcome | seconds | run at, commit | measured |",
+            "|---|---|---|---|---|---|",
+        ]
+        file.write_text("\n".join([*lines, *table.values()]) + "\n")
+
+
+def cells(row: str) -> list[str]:
+    """Of a row of a Markdown table."""
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
 
 
 def pytest_configure(config: pytest.Config) -> None:
