@@ -13,12 +13,9 @@ Run on two CPU cores at d16. Nothing has been run on a GPU: the times for d24 th
 """
 
 import argparse
-import ctypes
 import itertools
-import resource
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measuring import peak_memory, seconds_of, synchronise
 
 from sar3d.ar.cache import KeyValueCache
 from sar3d.ar.condition import Condition
@@ -243,47 +242,6 @@ def timed(device: torch.device, way: Way) -> Run:
     seconds, processor = time.perf_counter() - start[0], time.process_time() - start[1]
     scales = [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
     return Run(seconds, processor, scales or [after - before for before, after in itertools.pairwise(moments)])
-
-
-def seconds_of(device: torch.device, work: Callable[[], object]) -> float:
-    synchronise(device)
-    start = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device, work: Way) -> tuple[Generated, float]:
-    """What `work` gives, and the megabytes held at most while it ran beyond those before."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = work()
-        return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(0)
-    statm, page = Path("/proc/self/statm"), resource.getpagesize()
-    before = highest = int(statm.read_text().split()[1]) * page
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, int(statm.read_text().split()[1]) * page)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        result = work()
-    finally:
-        done.set()
-        watcher.join()
-    return result, (highest - before) / 1e6
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ trained model a field is fitted to a coloured solid for some seconds.
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measuring import seconds_of
 
 from sar3d.export.config import ExportSettings
 from sar3d.export.export import export_object
@@ -100,8 +100,8 @@ def surface(field: Field, grid: int, device: str, repeats: int) -> dict[str, flo
     differing = int(((found > level) != (dense_lattice(field, grid, device) > level)).sum())
     seconds, plain = float("inf"), float("inf")
     for _ in range(repeats):
-        seconds = min(seconds, timed(device, lambda: surface_lattice(field, grid, level, device)))
-        plain = min(plain, timed(device, lambda: dense_lattice(field, grid, device)))
+        seconds = min(seconds, seconds_of(device, lambda: surface_lattice(field, grid, level, device)))
+        plain = min(plain, seconds_of(device, lambda: dense_lattice(field, grid, device)))
     share = asked / grid**3
     say(
         f"grid {grid}³: plain {plain:.2f} s, ours {seconds:.2f} s, {plain / seconds:.1f} times as fast; the field is asked at "
@@ -132,20 +132,6 @@ def whole(field: Field, settings: ExportSettings, device: str, repeats: int, mor
         f"with the plain grid {total + more:.2f} s, {(total + more) / total:.1f} times as long"
     )
     return {"total": total, "total_ratio": (total + more) / total, **{f"part_{k}": v for k, v in best.items()}}
-
-
-def timed(device: str, work: Callable[[], object]) -> float:
-    """Seconds."""
-    synchronise(device)
-    start = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

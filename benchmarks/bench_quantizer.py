@@ -7,9 +7,7 @@ turn. Says the ratio of times, the peak memory of each, and whether the tokens a
 """
 
 import argparse
-import resource
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,8 @@ from einops import rearrange
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measuring import peak_memory
 
 from sar3d.vqvae.config import PLANES, QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
@@ -137,7 +137,7 @@ class Timing:
 
 def race(device: str, repeats: int, *ways: Callable[[], object]) -> list[Timing]:
     """Time the ways in turn, so that a busy machine slows both; memory is watched in a first, untimed call."""
-    timings = [Timing(megabytes=peak_memory(device, way)) for way in ways]
+    timings = [Timing(megabytes=peak_memory(device, way)[1]) for way in ways]
     for _ in range(repeats):
         for way, timing in zip(ways, timings, strict=True):
             start = time.perf_counter()
@@ -146,38 +146,6 @@ def race(device: str, repeats: int, *ways: Callable[[], object]) -> list[Timing]
                 torch.cuda.synchronize()
             timing.seconds = min(timing.seconds, time.perf_counter() - start)
     return timings
-
-
-def peak_memory(device: str, way: Callable[[], object]) -> float:
-    """MB above what was held before: the allocator's own record on a GPU, else the resident pages every 2 ms."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        way()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = highest = resident()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        way()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) / 1e6
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def describe(fast: Timing, plain: Timing) -> str:

@@ -9,13 +9,9 @@ for some seconds. Says ratios of times measured in turn, PSNR against plain, and
 """
 
 import argparse
-import resource
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +20,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from measuring import peak_memory, seconds_of
+
 from sar3d.geometry import intrinsics, look_at
 from sar3d.vqvae.cameras import rays_of
 from sar3d.vqvae.config import FieldConfig, VolumeConfig
 from sar3d.vqvae.field import FieldMLP, PlainTriplaneField, TriplaneField
 from sar3d.vqvae.occupancy import occupancy_of
 from sar3d.vqvae.volume import Rays, Rendering, render
-
-Result = TypeVar("Result")
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -123,14 +119,14 @@ def image(
         "uniform": lambda: render(ours, rays, volume),
         "skipping": lambda: render(ours, rays, volume, occupancy=occupancy),
     }
-    measured = {name: peak_memory(device, way) for name, way in ways.items()}
+    measured = {name: peak_memory(device, way, above_start=False) for name, way in ways.items()}
     memory = {name: megabytes for name, (_, megabytes) in measured.items()}
     pictures = {name: found.rgb for name, (found, _) in measured.items()}
     seconds: dict[str, float] = {}
     for _ in range(repeats):
         for name, way in ways.items():
-            seconds[name] = min(seconds.get(name, float("inf")), timed(device, way))
-        grid_seconds = timed(device, lambda: occupancy_of(ours, resolution=grid, device=device))
+            seconds[name] = min(seconds.get(name, float("inf")), seconds_of(device, way))
+        grid_seconds = seconds_of(device, lambda: occupancy_of(ours, resolution=grid, device=device))
         seconds["grid"] = min(seconds.get("grid", float("inf")), grid_seconds)
     error = (pictures["plain"] - pictures["skipping"]).square().mean()
     result = {
@@ -176,7 +172,7 @@ def training(device: str, repeats: int) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for _ in range(repeats):
         for name, way in ways.items():
-            seconds[name] = min(seconds.get(name, float("inf")), timed(device, way))
+            seconds[name] = min(seconds.get(name, float("inf")), seconds_of(device, way))
     pairs = zip(gradients["plain"], gradients["fast"], strict=True)
     difference = max(float((a - b).norm() / a.norm()) for a, b in pairs)
     say(
@@ -185,49 +181,6 @@ def training(device: str, repeats: int) -> dict[str, float]:
     )
     ratio = seconds["plain"] / seconds["fast"]
     return {"training_ratio": ratio, "training_ms": 1e3 * seconds["fast"], "gradient_difference": difference}
-
-
-def timed(device: torch.device | str, work: Callable[[], object]) -> float:
-    """Seconds."""
-    synchronise(device)
-    start = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device | str, work: Callable[[], Result]) -> tuple[Result, float]:
-    """What `work` gives, and the megabytes the process held at most while it ran: resident, or on the GPU.
-
-    Not above what was held before: freed memory that the allocator keeps would then count as nothing.
-    """
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        result = work()
-        return result, torch.cuda.max_memory_allocated(device) / 1e6
-    statistics, page = Path("/proc/self/statm"), resource.getpagesize()
-    highest = int(statistics.read_text().split()[1]) * page
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.005):
-            highest = max(highest, int(statistics.read_text().split()[1]) * page)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        result = work()
-    finally:
-        done.set()
-        watcher.join()
-    return result, highest / 1e6
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
-
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY / "tests" / "pipelines"), str(REPOSITORY / "benchmarks")]
 SHARED = REPOSITORY.parent / "shared"
 
 

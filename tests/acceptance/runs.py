@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,30 @@ def finish(*words: Any) -> str:
     done = subprocess.run(command(*words), cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a configuration has learnt of the first objects."""
+
+    root: Path
+    words: list[str]
+    """Settings beside the configuration and the root."""
+    seconds: dict[str, float]
+    """By stage, its start included."""
+
+
+def learn(config: str, source: Path, objects: int, stages: Sequence[str], folder: Path) -> Learnt:
+    """Draw the first objects, then run stages one after another, timed."""
+    assert len(first_objects(source, objects, folder / "objects")) == objects
+    root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
+    finish("run", config, root, *words, "stages=[download, render]")
+    seconds = {}
+    for stage in stages:
+        began = time.time()
+        finish(stage, config, root, *words)
+        seconds[stage] = time.time() - began
+    return Learnt(root, words, seconds)
 
 
 def history(root: Path, stage: str) -> dict[str, dict[int, float]]:

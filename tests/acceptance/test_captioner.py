@@ -1,11 +1,21 @@
 """What the captioner promises, on real objects and with the real models: the long ones. Run by `make acceptance`."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import REPOSITORY, Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
+from runs import (
+    REPOSITORY,
+    Learnt,
+    Record,
+    beginning,
+    finish,
+    first_objects,
+    history,
+    killed_and_resumed,
+    learn,
+    only_output,
+)
 
 from pipelines.config import load
 from pipelines.registry import STAGES
@@ -45,26 +55,17 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, float]]:
-    """Tokenizer and captioner of 64 real objects: the root, the words of its configuration, seconds by stage."""
-    folder = tmp_path_factory.mktemp("learning")
-    assert len(first_objects(shared / "objects", OBJECTS, folder / "objects")) == OBJECTS
-    root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
-    finish("run", "tiny64", root, *words, "stages=[download, render]")
-    seconds = {}
-    for stage in TIMED:
-        began = time.time()
-        finish(stage, "tiny64", root, *words)
-        seconds[stage] = time.time() - began
-    return root, words, seconds
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Tokenizer and captioner of 64 real objects."""
+    return learn("tiny64", shared / "objects", OBJECTS, TIMED, tmp_path_factory.mktemp("learning"))
 
 
 @pytest.mark.acceptance(
     "Learning: 64 real objects from random weights, at most 20 minutes on two CPU cores from views to captions: view groups "
     "that neither tokenizer nor captioner has seen get the right noun in 80 %, the right set of colours in 70 %"
 )
-def test_unseen_views_are_described(trained: Any, record_property: Record) -> None:
-    root, words, seconds = trained
+def test_unseen_views_are_described(trained: Learnt, record_property: Record) -> None:
+    root, words, seconds = trained.root, trained.words, trained.seconds
     found = {name: values[max(values)] for name, values in history(root, "train_llm").items()}
     for name in REPORTED:
         record_property(
@@ -80,8 +81,8 @@ def test_unseen_views_are_described(trained: Any, record_property: Record) -> No
 
 
 @pytest.mark.acceptance("Objects that were never trained on, described: reported beside the majority caption")
-def test_unseen_objects_are_described(trained: Any, shared: Path, tmp_path: Path, record_property: Record) -> None:
-    root, words, _ = trained
+def test_unseen_objects_are_described(trained: Learnt, shared: Path, tmp_path: Path, record_property: Record) -> None:
+    root, words = trained.root, trained.words
     first_objects(shared / "objects", OTHERS, tmp_path / "objects", skip=OBJECTS)
     model = only_output(root, "train_vqvae").store.path("model")
     others = [f"download.directory.path={tmp_path / 'objects'}", f"cache_tokens.model={model}", "cluster.address=local"]

@@ -1,14 +1,22 @@
 """What the generator promises, on real objects and with the real models: the long ones. Run by `make acceptance`."""
 
 import dataclasses
-import time
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 import torch
-from runs import REPOSITORY, Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
+from runs import (
+    REPOSITORY,
+    Learnt,
+    Record,
+    beginning,
+    finish,
+    history,
+    killed_and_resumed,
+    learn,
+    only_output,
+)
 
 from pipelines.config import load
 from pipelines.registry import STAGES
@@ -51,23 +59,14 @@ COMPARED = ("loss", "accuracy", "ce/scale_1", "ce/scale_16", "grad_norm")
 
 
 @pytest.fixture(scope="module")
-def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, float]]:
-    """Tokenizer and generators of 32 real objects: the root, the words of its configuration, seconds by stage."""
-    folder = tmp_path_factory.mktemp("learning")
-    assert len(first_objects(shared / "objects", OBJECTS, folder / "objects")) == OBJECTS
-    root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
-    finish("run", "tiny32", root, *words, "stages=[download, render]")
-    seconds = {}
-    for stage in TIMED:
-        began = time.time()
-        finish(stage, "tiny32", root, *words)
-        seconds[stage] = time.time() - began
-    return root, words, seconds
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Tokenizer and generators of 32 real objects."""
+    return learn("tiny32", shared / "objects", OBJECTS, TIMED, tmp_path_factory.mktemp("learning"))
 
 
-def asked_of(trained: Any, stage: str) -> tuple[ARTask, ARTransformer, HeldOut]:
+def asked_of(trained: Learnt, stage: str) -> tuple[ARTask, ARTransformer, HeldOut]:
     """A trained generator, and all 32 objects to ask it for."""
-    root, words, _ = trained
+    root, words = trained.root, trained.words
     section = [f"{stage}.evaluate_objects={OBJECTS}", f"{stage}.evaluate_prompts=2"]
     config = load(REPOSITORY / "configs" / "tiny32.yaml", [f"root={root}", *words, *section])
     material = STAGES[stage].build(prepare(STAGES[stage], config, print), print)  # type: ignore[attr-defined]
@@ -82,12 +81,12 @@ def asked_of(trained: Any, stage: str) -> tuple[ARTask, ARTransformer, HeldOut]:
     "prompted object's reconstruction is nearest in 95 %, its ground truth in 88 % of prompts (captions; unseen views)"
 )
 @pytest.mark.parametrize("stage", ["train_ar", "train_ar_image"])
-def test_prompts_bring_their_objects(trained: Any, stage: str, record_property: Record) -> None:
+def test_prompts_bring_their_objects(trained: Learnt, stage: str, record_property: Record) -> None:
     task, model, held_out = asked_of(trained, stage)
     found = task.evaluate(model, held_out, Alone())
     for name in ("nearest_reconstruction", "nearest_truth", "psnr_reconstruction", "psnr_truth", "reconstruction_psnr"):
         record_property(f"{stage}: {name}", round(found[f"known/{name}"], 3))
-    seconds = trained[2]
+    seconds = trained.seconds
     record_property("seconds by stage", {name: round(s) for name, s in seconds.items()})
     assert sum(seconds.values()) <= 20 * 60
     assert found["known/nearest_reconstruction"] >= 0.95
@@ -97,7 +96,7 @@ def test_prompts_bring_their_objects(trained: Any, stage: str, record_property: 
 @pytest.mark.acceptance(
     "Learning: from the empty condition without guidance come varied objects, each like a known one"
 )
-def test_nobody_asked(trained: Any, record_property: Record) -> None:
+def test_nobody_asked(trained: Learnt, record_property: Record) -> None:
     task, model, held_out = asked_of(trained, "train_ar")
     known = held_out.sets["known"]
     assert isinstance(known, AskedObjects)

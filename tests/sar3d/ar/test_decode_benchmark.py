@@ -1,19 +1,11 @@
 """The benchmark of decoding, run small: both ways give the same tokens, and what it claims of memory holds."""
 
-import importlib.util
-from pathlib import Path
-
+import bench_decode
 import pytest
 
 
 def test_quick_benchmark_shows_equal_tokens_and_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "bench_decode.py"
-    spec = importlib.util.spec_from_file_location("bench_decode", path)
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    result = bench.main(["--quick", "--threads", "1"])
+    result = bench_decode.main(["--quick", "--threads", "1"])
     assert result["equal_fp32_1"] > 0.99
     assert result["cache_ratio_fp32_1"] < 1
     assert result["memory_ratio_fp32_1"] > 0
