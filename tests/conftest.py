@@ -27,6 +27,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for each test, its fixtures included: small models are slower on two, and results then depend on
+    nothing else. The long proofs take what there is.
+    """
+    import torch
+
+    if "acceptance" not in item.path.parts:
+        torch.set_num_threads(1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--acceptance-report", metavar="FOLDER", help="write a dated table of what was shown to FOLDER")
 

@@ -38,14 +38,6 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = CacheTokensStage()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def tokeniser() -> Tokeniser:
     return open_tokeniser(str(rendered.model()), gpus=0, cpus=1, batch=None)

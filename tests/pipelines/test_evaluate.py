@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,6 @@ from sar3d.vqvae.evaluate import HeldOut, evaluate
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = EvaluateStage()
 OBJECTS, HELD_OUT = 2, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from sar3d.generate import Sar3D
 from sar3d.generate.sample import load_tokens
 
 SMALL = ["--device", "cpu", "--resolution", "16", "--frames", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:

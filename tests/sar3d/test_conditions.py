@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,6 @@ from sar3d.meshes import MeshLimits
 from sar3d.procedural import build_glb, catalogue
 from sar3d.render.worker import handle, rows
 from sar3d.rig import RigConfig
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _bytes_vocabulary() -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ APPLE, SHIP = "a red apple", "a wooden ship"
 EXPORT = ExportSettings(**generators.EXPORT)
 LOOSE = Decoding(top_k=20, top_p=1.0)
 """Draws, rather than takes the likeliest."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

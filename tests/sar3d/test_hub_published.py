@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,6 @@ OTHER = VQVAEConfig(
 
 CODEBOOK = "decoder.superresolution.quantize.embedding.weight"
 HITS = "decoder.superresolution.quantize.ema_vocab_hit_SV"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

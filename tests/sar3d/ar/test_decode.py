@@ -1,7 +1,6 @@
 """Fast decoding against the plain one and against the teacher-forced transformer; what a sample depends on."""
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -21,15 +20,6 @@ from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 ALL = Decoding(top_k=0, top_p=1.0)
 NEAR = 1e-4
 """Logits (of about 1) that differ by less are a near tie: a matrix product may round either way."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def both(

@@ -1,9 +1,8 @@
 """Decoding against numbers recorded from the published system, through the converter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import goldens
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,34 +11,20 @@ from torch import Tensor
 from sar3d.ar import ARTransformer, Condition
 from sar3d.ar.draw import draw, guidance_of
 from sar3d.ar.sampling import DECODINGS, Generated, generate, generate_plain
-from sar3d.hub import convert_published
 from sar3d.vqvae.config import QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 
 WAYS = [generate, generate_plain]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The model is small: threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def golden(shared: Path) -> dict[str, Tensor]:
-    with np.load(shared / "goldens" / "ar_image.npz") as arrays:
-        found = {key: torch.from_numpy(arrays[key]) for key in arrays}
-    return {key: a.float() if a.is_floating_point() else a.long() for key, a in found.items()}
+    return goldens.recorded(shared)
 
 
 @pytest.fixture(scope="module")
 def model(shared: Path) -> ARTransformer:
-    found = convert_published(shared / "goldens" / "tiny_ar_image.safetensors")
-    assert isinstance(found, ARTransformer)
-    return found.requires_grad_(False)
+    return goldens.converted(shared)
 
 
 @pytest.fixture(scope="module")

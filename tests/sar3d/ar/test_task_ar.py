@@ -193,7 +193,6 @@ def test_the_task_travels_to_workers(vqvae: FrozenVQVAE) -> None:
 @pytest.fixture(scope="module")
 def learnt(vqvae: FrozenVQVAE) -> tuple[ARTask, ARTransformer, list[dict[str, float]]]:
     """A model that knows six objects by heart, with and without their prompts."""
-    torch.set_num_threads(1)
     task = make_task(vqvae, dropout=ConditionDropoutConfig(share=0.25))
     settings = TrainSettings(
         steps=120,

@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,6 @@ from sar3d.errors import UserError
 MICRO = ARConfig(
     depth=3, width=24, heads=3, codes=20, dim=4, scales=(1, 2, 3, 5), condition_width=7, pooled_width=5, mlp_ratio=2
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def transformer(config: ARConfig = MICRO) -> ARTransformer:

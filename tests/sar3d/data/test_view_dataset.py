@@ -27,14 +27,6 @@ WriteViews = Callable[..., list[str]]
 PLAIN = {"val": 0.0, "test": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def rows_of(files: list[str]) -> dict[tuple[str, int], Views]:
     return {(row["uid"], row["group"]): decode_row(row) for row in read_views(files)}
 

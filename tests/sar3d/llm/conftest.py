@@ -1,7 +1,6 @@
 """Small language models with a tokenizer trained on captions in place."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from sar3d.llm.instructions import QUESTIONS
 from sar3d.llm.language_model import random_lm, tokenizer_of, train_tokenizer
 from sar3d.llm.model import SAR3DLM, assemble
 from sar3d.llm.task_config import RandomLMConfig
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower with several threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

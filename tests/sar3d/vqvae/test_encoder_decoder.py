@@ -1,7 +1,6 @@
 """Encoder and decoder: the published numbers, and what their structure promises."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,8 @@ DECODER = DecoderConfig(width=24, depth=2, heads=2, channels=8, multipliers=(1, 
 
 
 @pytest.fixture(autouse=True)
-def seeded_on_one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads."""
+def seeded() -> None:
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

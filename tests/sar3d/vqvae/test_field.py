@@ -14,11 +14,6 @@ from sar3d.vqvae.field import FieldMLP, PlainTriplaneField, TriplaneField, sampl
 SMALL = FieldConfig(hidden=12, hidden_layers=2, density_scale=3.0, density_shift=-0.5)
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> None:
-    torch.set_num_threads(1)
-
-
 def small(
     dtype: torch.dtype = torch.float64, objects: int = 2, channels: int = 4, side: int = 6
 ) -> tuple[Tensor, FieldMLP]:

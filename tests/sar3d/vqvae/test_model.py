@@ -1,7 +1,6 @@
 """The whole VQVAE: shapes, codes that regenerate the decoder's input, precision, recomputation, refusals."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,15 +17,6 @@ MICRO = VQVAEConfig(
     decoder=DecoderConfig(width=24, depth=2, heads=2, channels=8, multipliers=(1, 2), blocks=1, plane_channels=5),
     field=FieldConfig(hidden=8, hidden_layers=1),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model(config: VQVAEConfig = MICRO, seed: int = 0) -> VQVAE:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from sar3d.vqvae.config import QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, pack, phi_of_scale, unpack
 
 SMALL = QuantizerConfig(codes=256, scales=(1, 2, 3, 5, 8))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are small: threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def latents(rows: int, config: QuantizerConfig = SMALL, seed: int = 0) -> Tensor:

@@ -1,6 +1,5 @@
 """The quantizer against numbers recorded from the published system (rule `published`)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,6 @@ from sar3d.vqvae.quantizer import MultiScaleQuantizer, pack, unpack
 
 CONFIG = QuantizerConfig(codes=512, rule="published")
 LENGTHS = [n * n for n in CONFIG.scales]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are small: threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def recording(shared: Path, name: str) -> dict[str, Tensor]:

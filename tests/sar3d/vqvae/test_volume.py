@@ -26,11 +26,6 @@ from sar3d.vqvae.volume import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> None:
-    torch.set_num_threads(1)
-
-
 @dataclass
 class Ball:
     """A ball of one density per object, coloured by position; counts what it is asked."""
