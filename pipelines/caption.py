@@ -1,6 +1,7 @@
 """`sar3d caption`: 3D files described in words; and the stage `caption`: every object of the dataset, on a cluster."""
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -115,8 +116,9 @@ class CaptionStage(Stage[CaptionConfig]):
 
     def artifacts(self, context: Context[CaptionConfig], output: Output, say: Say) -> dict[str, bytes]:
         """The first captions, as `captions.json`."""
-        rows = [row for row, _ in zip(read_rows(output), range(SHOWN), strict=False)]
-        return {"captions.json": json.dumps({"captions": rows}, indent=1, ensure_ascii=False).encode()}
+        rows = itertools.islice(read_rows(output, ["uid", "group", "caption"]), SHOWN)
+        values = {"question": context.config.question, "captions": list(rows)}
+        return {"captions.json": json.dumps(values, indent=1, ensure_ascii=False).encode()}
 
     def summary(self, context: Context[CaptionConfig], output: Output) -> dict[str, float]:
         said = [row["caption"] for row in read_rows(output, ["caption"])]

@@ -22,7 +22,7 @@ from pipelines.reporting.media import picture
 from pipelines.reporting.runs import Runs, how_to_look, place_of, without_secrets
 from pipelines.runtime.engine import current
 from pipelines.runtime.output import Output
-from pipelines.runtime.reading import read_rows
+from pipelines.runtime.reading import read_rows, rows_of
 from pipelines.runtime.store import Store
 from pipelines.status import Row, status
 from sar3d.errors import UserError
@@ -217,17 +217,27 @@ def _dataset(outputs: dict[str, Output], reader: Reader) -> tuple[list[Shown], i
         shown = [Shown(uid, "", (), reader.picture(uid, png)) for uid, png in thumbnails.items()]
         return shown, sum((finished[n].manifest() or {}).get("objects", 0) for n in _VIEWS if n in finished)
     rows: Sequence[dict[str, Any]] = list(islice(read_rows(listing, ["uid", "name", "category", "captions"]), 4096))
-    drawn = [row for row in rows if row["uid"] in thumbnails] or list(rows[: reader.limits.shown])
+    drawn = ([row for row in rows if row["uid"] in thumbnails] or list(rows))[: reader.limits.shown]
+    said = _described(finished.get("caption"), {row["uid"] for row in drawn})
     shown = [
         Shown(
             str(row["name"] or row["uid"]),
             str(row["category"] or ""),
             tuple(row["captions"] or ()),
             reader.picture(str(row["name"]), thumbnails.get(row["uid"])),
+            said.get(row["uid"], ""),
         )
-        for row in drawn[: reader.limits.shown]
+        for row in drawn
     ]
     return shown, int((listing.manifest() or {}).get("rows", 0))
+
+
+def _described(output: Output | None, uids: set[str]) -> dict[str, str]:
+    """What the captioner says of objects, by uid: of each the first view group's caption."""
+    found: dict[str, str] = {}
+    for row in rows_of(output, uids) if output is not None else ():
+        found.setdefault(row["uid"], row["caption"])
+    return found
 
 
 def _thumbnails(views: Output, count: int) -> dict[str, bytes]:

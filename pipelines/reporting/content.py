@@ -114,6 +114,8 @@ class Shown:
     category: str
     captions: Sequence[str]
     picture: Picture | None
+    said: str = ""
+    """What the stage `caption` says of it; empty where it has not finished."""
 
 
 @dataclass(frozen=True)

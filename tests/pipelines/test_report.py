@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tempfile
 import time
 from html.parser import HTMLParser
@@ -233,6 +234,21 @@ def test_a_root_on_an_object_store(s3_root: str) -> None:
     page = Read((Store(s3_root).read("report.html") or b"").decode())
     assert f"{s3_root}/generate" in page.text
     assert where in said[-1]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_objects_stand_with_what_the_captioner_says_of_their_first_view_group(tmp_path: Path) -> None:
+    shutil.copytree(Path(rendered.root(), "download"), tmp_path / "download")
+    uids = [one.uid for one in catalogue(2)]
+    text = pa.string()
+    schema = pa.schema([("uid", text), ("sha256", text), ("group", pa.int16()), ("question", text), ("caption", text)])
+    said = [(uids[0], 0, "a fine thing"), (uids[0], 1, "another side"), (uids[1], 0, "<b>bold</b>")]
+    rows = [{"uid": u, "sha256": "0", "group": g, "question": "What is it?", "caption": c} for u, g, c in said]
+    write_output(tmp_path, "caption", rows, schema)
+    page = page_of(tmp_path)
+    assert "a fine thing" in page.text
+    assert "another side" not in page.text
+    assert "<b>bold</b>" in page.text, "as text, not as a tag"
 
 
 def test_an_object_that_is_no_glb_is_said_to_be_none(tmp_path: Path) -> None:
