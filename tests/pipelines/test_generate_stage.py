@@ -44,7 +44,9 @@ def configure(root: Path | str, *overrides: str) -> Any:
     folder = generators.bundle()
     models = [f"generate.vqvae={folder}/vqvae"]
     models += [f"generate.{kind}_model={folder}/ar_{kind}" for kind in ("text", "image")]
-    return rendered.configure(Path(root), *models, *EXPORT, "generate.shard_objects=2", *overrides)
+    return rendered.configure(
+        Path(root), *models, *EXPORT, "generate.shard_objects=2", "generate.caption=false", *overrides
+    )
 
 
 @pytest.fixture(scope="module")
