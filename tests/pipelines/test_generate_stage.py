@@ -37,16 +37,14 @@ from sar3d.llm.config import CaptionDecoding
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = GenerateStage()
 EXPORT = [f"generate.export.{name}={value}" for name, value in generators.EXPORT.items()]
-EXPORT += ["generate.preset=released", "generate.guidance=4"]
+EXPORT += ["generate.preset=released", "generate.guidance=4", "generate.caption=false"]
 
 
 def configure(root: Path | str, *overrides: str) -> Any:
     folder = generators.bundle()
     models = [f"generate.vqvae={folder}/vqvae"]
     models += [f"generate.{kind}_model={folder}/ar_{kind}" for kind in ("text", "image")]
-    return rendered.configure(
-        Path(root), *models, *EXPORT, "generate.shard_objects=2", "generate.caption=false", *overrides
-    )
+    return rendered.configure(Path(root), *models, *EXPORT, "generate.shard_objects=2", *overrides)
 
 
 @pytest.fixture(scope="module")
