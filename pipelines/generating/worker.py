@@ -19,6 +19,7 @@ from pipelines.runtime.output import Failure
 from pipelines.runtime.plan import Item
 from pipelines.runtime.stage import Row
 from pipelines.train_llm import local_folder
+from sar3d import hub
 from sar3d.errors import ObjectError, UserError
 from sar3d.generate.folders import Folders
 from sar3d.generate.models import Sar3D
@@ -145,7 +146,9 @@ def open_maker(whole: "PipelineConfig", models: "Models") -> Maker:
     for kind, ref in models.generators.items():
         if (system.vqvae_digest, system.generator(kind).digest) != (models.vqvae.digest, ref.model.digest):
             raise UserError(f"the models have changed since {STAGE} began: run the same command again")
-    if models.captioner is not None:
+    if models.captioner is not None and captioner is not None:
+        if hub.digest(captioner) != models.captioner.digest:
+            raise UserError(f"the captioner has changed since {STAGE} began: run the same command again")
         system.captioner()
     return Maker(system, whole, picture_process())
 

@@ -20,6 +20,21 @@ from pipelines.runtime.output import Output, outputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Record = Callable[[str, object], None]
+QUICK_TOKENIZER = (
+    "download.procedural.count=8",
+    "render.resolution=64",
+    "render.shard_objects=4",
+    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
+    "train_vqvae.task.codes={quantise_from: 1, replace_every: 0, replace_until: 0}",
+    "train_vqvae.train.steps=4",
+    "train_vqvae.train.batch=2",
+    "train_vqvae.workers=1",
+    "train_vqvae.evaluate_objects=1",
+    "train_vqvae.draw_objects=1",
+    "cluster.cpus=5",
+    "cluster.address=local",
+)
+"""Settings of the demo that make codes of a few objects in a minute; what they show is poor."""
 
 
 def first_objects(source: Path, count: int, folder: Path, skip: int = 0) -> list[dict[str, Any]]:

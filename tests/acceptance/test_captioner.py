@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import prepare
+from pipelines.runtime.output import outputs
 from runs import (
+    QUICK_TOKENIZER,
     REPOSITORY,
     Learnt,
     Record,
@@ -16,11 +22,6 @@ from runs import (
     learn,
     only_output,
 )
-
-from pipelines.config import load
-from pipelines.registry import STAGES
-from pipelines.runtime.engine import prepare
-from pipelines.runtime.output import outputs
 from sar3d.data.caption_config import CaptionDataConfig
 from sar3d.data.caption_dataset import CaptionDataset, Descriptions
 from sar3d.hub import digest
@@ -35,22 +36,11 @@ TIMED = ("train_vqvae", "cache_tokens", "train_llm")
 REPORTED = ("noun_accuracy", "colour_accuracy", "category_accuracy", "bleu_1", "rouge_l", "minilm_similarity")
 
 SHORT = (
-    "download.procedural.count=8",
-    "render.resolution=64",
-    "render.shard_objects=4",
-    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
-    "train_vqvae.task.codes={quantise_from: 1, replace_every: 0, replace_until: 0}",
-    "train_vqvae.train.steps=4",
-    "train_vqvae.train.batch=2",
-    "train_vqvae.workers=1",
-    "train_vqvae.evaluate_objects=1",
-    "train_vqvae.draw_objects=1",
+    *QUICK_TOKENIZER,
     "train_llm.task={random: {width: 64, layers: 2, heads: 2}, noise: 0.1}",
     "train_llm.train={steps: 24, batch: 4, log_every: 1, checkpoint_every: 4, zero: 3, ema: null}",
     "train_llm.evaluate_objects=2",
     "train_llm.cpus=1",
-    "cluster.cpus=5",
-    "cluster.address=local",
 )
 
 

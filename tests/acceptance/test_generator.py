@@ -6,7 +6,12 @@ from statistics import mean
 
 import pytest
 import torch
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import prepare
 from runs import (
+    QUICK_TOKENIZER,
     REPOSITORY,
     Learnt,
     Record,
@@ -17,10 +22,6 @@ from runs import (
     learn,
     only_output,
 )
-
-from pipelines.config import load
-from pipelines.registry import STAGES
-from pipelines.runtime.engine import prepare
 from sar3d.ar.evaluate import HeldOut, Look, decoded, make
 from sar3d.ar.sheets import FREE
 from sar3d.ar.task import ARTask
@@ -39,23 +40,12 @@ TIMED = ("train_vqvae", "cache_tokens", "cache_conditions", "train_ar", "train_a
 FREE_SAMPLES = 16
 
 SHORT = (
-    "download.procedural.count=8",
-    "render.resolution=64",
-    "render.shard_objects=4",
-    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
-    "train_vqvae.task.codes={quantise_from: 1, replace_every: 0, replace_until: 0}",
-    "train_vqvae.train.steps=4",
-    "train_vqvae.train.batch=2",
-    "train_vqvae.workers=1",
-    "train_vqvae.evaluate_objects=1",
-    "train_vqvae.draw_objects=1",
+    *QUICK_TOKENIZER,
     "train_ar.task={model: {depth: 2, width: 48, heads: 2, drop_path: 0.1}, rate: 1.0e-3, prefix: {scales: 6, whole_every: 4}}",
     "train_ar.train={steps: 24, batch: 4, log_every: 1, checkpoint_every: 4, schedule: {kind: lin0, warmup: 4, steps: 24}}",
     "train_ar.evaluate_objects=1",
     "train_ar.draw_objects=1",
     "train_ar.cpus=1",
-    "cluster.cpus=5",
-    "cluster.address=local",
 )
 COMPARED = ("loss", "accuracy", "ce/scale_1", "ce/scale_16", "grad_norm")
 
