@@ -15,7 +15,7 @@ from pipelines.caching.devices import begin_worker, exact, helpers
 from pipelines.exported import local_copy
 from pipelines.runtime.plan import Item
 from sar3d import hub
-from sar3d.data.view_rows import decode_encoder, stored_rows
+from sar3d.data.view_rows import EncoderViews, decode_encoder, stored_rows
 from sar3d.errors import ObjectError
 from sar3d.vqvae.config import VQVAEConfig
 from sar3d.vqvae.model import VQVAE
@@ -74,7 +74,7 @@ def encode_objects(tokeniser: Tokeniser, objects: Iterable[tuple[Item, pa.Table]
     The codes of a group do not depend on the groups beside it, see `in_batches`.
     """
 
-    def load(entry: tuple[Item, pa.Table]) -> tuple[Encoded, list[Tensor]]:
+    def load(entry: tuple[Item, pa.Table]) -> tuple[Encoded, list[EncoderViews]]:
         item, table = entry
         try:
             return _load(item, table, tokeniser.model.config)
@@ -87,8 +87,8 @@ def encode_objects(tokeniser: Tokeniser, objects: Iterable[tuple[Item, pa.Table]
         yield replace(made, codes=codes)
 
 
-def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, list[Tensor]]:
-    """An item without codes yet, and the encoder input of its groups' first views."""
+def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, list[EncoderViews]]:
+    """An item without codes yet, and its groups' first views."""
     rows, count = stored_rows(table), config.encoder.views
     groups, views = [], []
     for i, group in enumerate(rows.groups):
@@ -98,11 +98,12 @@ def _load(item: Item, table: pa.Table, config: VQVAEConfig) -> tuple[Encoded, li
         groups.append(Group(rows.uids[i], rows.hashes[i], group))
         views += [(rows, place) for place in places]
     # All groups in one go: at low resolutions the calls cost as much as the pixels.
-    inputs = decode_encoder(views, config.resolution).split(count) if views else ()
-    return Encoded(item, groups, []), list(inputs)
+    return Encoded(item, groups, []), decode_encoder(views, config.resolution).split(count) if views else []
 
 
-def _stack(tokeniser: Tokeniser, views: list[Tensor]) -> Tensor:
+def _stack(tokeniser: Tokeniser, groups: list[EncoderViews]) -> Tensor:
+    """Encoder input, made just before it is used: where one core does everything, its cache still holds it."""
+    views = [group.tensor() for group in groups]
     stacked = torch.stack(views) if len(views) > 1 else views[0][None]  # one needs no copy
     return stacked.pin_memory() if tokeniser.device.type == "cuda" else stacked
 

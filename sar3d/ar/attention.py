@@ -29,6 +29,9 @@ def full_attention(
     q: Float[Tensor, "B H L E"], k: Float[Tensor, "B H N E"], v: Float[Tensor, "B H N E"]
 ) -> Float[Tensor, "B H L E"]:
     """Attention of every query to every key. Queries carry their temperature, so the scores are not scaled."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad:
+        # The backward pass of PyTorch's fused kernel takes 1.4 to 5 times as long as these products, from 2,040 to 30 keys.
+        return torch.softmax(q @ k.mT, -1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 

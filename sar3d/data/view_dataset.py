@@ -234,7 +234,7 @@ class ViewDataset(RowSamples[Key, ViewSample]):
                 supervision = supervision.at(chosen)
         else:
             seen: Decoded = {}
-            inputs = decode_encoder(encoded, self.resolution, seen)
+            inputs = decode_encoder(encoded, self.resolution, seen).tensor()
             supervision = decode_targets([places[i] for i in chosen], self.resolution, self.config.normals, seen)
         return ViewSample(
             uid=rows.uids[row],
@@ -249,7 +249,7 @@ class ViewDataset(RowSamples[Key, ViewSample]):
     def _cached(self, sample: int, shown: Shown, encoded: list[Place], places: list[Place]) -> tuple[Tensor, Targets]:
         """What was decoded before, or else is now; two threads may do it at once, with the same result."""
         if sample not in self._inputs:
-            self._inputs[sample] = decode_encoder(encoded, self.resolution)
+            self._inputs[sample] = decode_encoder(encoded, self.resolution).tensor()
         unit = self._object(sample) if self.config.unit == "object" else sample
         if (unit, shown) not in self._targets:
             self._targets[unit, shown] = decode_targets(places, self.resolution, self.config.normals)

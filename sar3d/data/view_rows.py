@@ -87,15 +87,38 @@ Decoded = dict[tuple[int, int, str], NDArray[Any]]
 """Pictures that were decoded for a sample, by row group, place and column: most views are both seen and compared with."""
 
 
-def decode_encoder(views: Sequence[Place], resolution: int, seen: Decoded | None = None) -> Tensor:
-    """(V, 10, H, W) encoder input, see `sar3d.data.samples.encoder_input`.
+@dataclass(frozen=True)
+class EncoderViews:
+    """Decoded views that are no encoder input yet: a sixth of its size."""
+
+    rgb: NDArray[np.uint8]
+    """(V, H, W, 3)"""
+    depth: NDArray[np.float32]
+    """(V, H, W)"""
+    c2w: NDArray[np.float32]
+    """(V, 4, 4)"""
+    intrinsics: NDArray[np.float32]
+    """(V, 3, 3)"""
+
+    def split(self, count: int) -> "list[EncoderViews]":
+        """`count` views each."""
+        parts = [slice(i, i + count) for i in range(0, len(self.depth), count)]
+        return [EncoderViews(self.rgb[p], self.depth[p], self.c2w[p], self.intrinsics[p]) for p in parts]
+
+    def tensor(self) -> Tensor:
+        """(V, 10, H, W) encoder input, see `sar3d.data.samples.encoder_input`."""
+        return encoder_channels(self.rgb, self.depth, self.c2w, self.intrinsics)
+
+
+def decode_encoder(views: Sequence[Place], resolution: int, seen: Decoded | None = None) -> EncoderViews:
+    """What the encoder needs of V views.
 
     Raises:
         ObjectError: `bad_row`, a picture cannot be decoded, or is not of the views format and `resolution`.
     """
     seen = {} if seen is None else seen
     rgb, depth = (_stack(views, name, resolution, seen) for name in ("rgb", "depth"))
-    return encoder_channels(rgb, depth, *_cameras(views))
+    return EncoderViews(rgb, depth, *_cameras(views))
 
 
 def decode_targets(views: Sequence[Place], resolution: int, normals: bool, seen: Decoded | None = None) -> Targets:

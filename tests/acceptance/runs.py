@@ -70,21 +70,25 @@ class Learnt:
     root: Path
     words: list[str]
     """Settings beside the configuration and the root."""
+    total: float
+    """Seconds from views to the last model."""
     seconds: dict[str, float]
-    """By stage, its start included."""
+    """Of them, by stage."""
+
+    def timing(self) -> str:
+        return f"{self.total:.0f}: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items())
 
 
 def learn(config: str, source: Path, objects: int, stages: Sequence[str], folder: Path) -> Learnt:
-    """Draw the first objects, then run stages one after another, timed."""
+    """Draw the first objects, then run the stages, timed."""
     assert len(first_objects(source, objects, folder / "objects")) == objects
     root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
     finish("run", config, root, *words, "stages=[download, render]")
-    seconds = {}
-    for stage in stages:
-        began = time.time()
-        finish(stage, config, root, *words)
-        seconds[stage] = time.time() - began
-    return Learnt(root, words, seconds)
+    began = time.time()
+    finish("run", config, root, *words, f"stages=[{', '.join(stages)}]")
+    total = time.time() - began
+    ends = {stage: only_output(root, stage).finished() or {} for stage in stages}
+    return Learnt(root, words, total, {stage: end["seconds"] for stage, end in ends.items()})
 
 
 def history(root: Path, stage: str) -> dict[str, dict[int, float]]:
