@@ -4,9 +4,11 @@
         [--views runs/demo/render/<name>]
 
 The views are balls with noisy skins, which are harder to unpack than most objects, or those of a `render` output. The
-stage reads a Parquet file of views, decodes it, runs the encoder and writes the codes to Parquet; the bare model
-gets prepared tensors. Both run alternately, several times; the medians are compared. Wall time tells what a worker
-with cores to spare loses, CPU time what one with a single core does. Without Ray.
+stage reads a Parquet file of views, decodes it, runs the encoder and writes the codes to Parquet. Its time is compared
+with what it spends inside the model, and with the bare model, which gets prepared tensors. Stage and bare model run
+alternately, several times, and the medians count; between two runs a busy machine's speed may change by more than is
+measured, between the stage and the model in it not. Wall time tells what a worker with cores to spare loses, CPU time
+what one with a single core does. Without Ray.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -107,43 +110,68 @@ def ball(resolution: int, chance: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def report(tokeniser: Tokeniser, items: list[Item], inputs: list[Tensor], folder: Path, repeats: int) -> float:
-    """Say both times and the overhead; returns the overhead as a share of the model's wall time."""
+    """Say the times and the overhead; returns it as a share of the wall time inside the model."""
     batches = [torch.stack(inputs[i : i + tokeniser.batch]) for i in range(0, len(inputs), tokeniser.batch)]
     bare(tokeniser, batches[:1])
-    pairs = [(stage(tokeniser, items, folder), bare(tokeniser, batches)) for _ in range(repeats)]
-    wall, cpu = ([statistics.median(run[i] for run in runs) for runs in zip(*pairs, strict=True)] for i in (0, 1))
+    runs = [(*stage(tokeniser, items, folder), bare(tokeniser, batches)) for _ in range(repeats)]
     sys.stdout.write(
         f"{len(inputs)} view groups of {tokeniser.model.config.resolution}² on {tokeniser.device}, "
         f"batch {tokeniser.batch}, {tokeniser.helpers} helping threads\n"
     )
-    for name, (whole, model) in {"wall": wall, "CPU": cpu}.items():
+    shares = []
+    for i, name in enumerate(("wall", "CPU")):
+        whole, inside, alone = (1e3 / len(inputs) * statistics.median(run[k][i] for run in runs) for k in range(3))
+        shares.append(statistics.median(run[0][i] / run[1][i] for run in runs) - 1)
         sys.stdout.write(
-            f"{name} time: stage {1e3 * whole / len(inputs):.2f} ms, bare model {1e3 * model / len(inputs):.2f} ms "
-            f"a group: overhead {100 * (whole / model - 1):.1f} %\n"
+            f"{name} time of a group: stage {whole:.2f} ms, {inside:.2f} ms of it in the model: overhead "
+            f"{100 * shares[-1]:.1f} %; bare model {alone:.2f} ms: {100 * (whole / alone - 1):.1f} %\n"
         )
-    return wall[0] / wall[1] - 1
+    return shares[0]
 
 
-def stage(tokeniser: Tokeniser, items: list[Item], folder: Path) -> tuple[float, float]:
-    """Wall and CPU seconds in which the stage makes the shard, writing included."""
+Seconds = tuple[float, float]
+"""Wall and CPU."""
+
+
+def now(device: torch.device) -> Seconds:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter(), time.process_time()
+
+
+def stage(tokeniser: Tokeniser, items: list[Item], folder: Path) -> tuple[Seconds, Seconds]:
+    """The time in which the stage makes the shard, writing included, and how much of it the model takes."""
+    inside = [0.0, 0.0]
+    encode = tokeniser.model.tokens
+
+    def timed(views: Tensor) -> Tensor:
+        before = now(tokeniser.device)
+        tokens = encode(views)
+        for i, (start, end) in enumerate(zip(before, now(tokeniser.device), strict=True)):
+            inside[i] += end - start
+        return tokens
+
     context = Context(CacheTokensConfig(model="here"), {}, None, tokeniser)
     made = CacheTokensStage()
-    started = time.perf_counter(), time.process_time()
+    started = now(tokeniser.device)
     writer = ShardWriter(folder / "codes.parquet", made.schema(context))
-    for row in made.process(context, items):
-        assert isinstance(row, dict), row
-        writer.add(row)
+    with mock.patch.object(tokeniser.model, "tokens", timed):
+        for row in made.process(context, items):
+            assert isinstance(row, dict), row
+            writer.add(row)
     writer.close()
-    return time.perf_counter() - started[0], time.process_time() - started[1]
+    ended = now(tokeniser.device)
+    return (ended[0] - started[0], ended[1] - started[1]), (inside[0], inside[1])
 
 
-def bare(tokeniser: Tokeniser, batches: list[Tensor]) -> tuple[float, float]:
-    """Wall and CPU seconds in which the model alone makes the codes of prepared inputs, transfers included."""
-    started = time.perf_counter(), time.process_time()
+def bare(tokeniser: Tokeniser, batches: list[Tensor]) -> Seconds:
+    """The time in which the model alone makes the codes of prepared inputs, transfers included."""
+    started = now(tokeniser.device)
     with torch.inference_mode(), exact():
         for views in batches:
             tokeniser.model.tokens(views.to(tokeniser.device)).cpu()
-    return time.perf_counter() - started[0], time.process_time() - started[1]
+    ended = now(tokeniser.device)
+    return ended[0] - started[0], ended[1] - started[1]
 
 
 if __name__ == "__main__":
