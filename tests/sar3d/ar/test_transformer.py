@@ -102,6 +102,26 @@ def test_the_cpu_attends_scale_by_scale() -> None:
         level_attention("sparse", (3, 15), torch.device("cpu"))  # type: ignore[arg-type]
 
 
+def test_products_in_bf16_agree_with_the_fused_kernel_in_value_and_gradient() -> None:
+    torch.manual_seed(0)
+    q, k, v, upstream = (torch.randn(2, 3, n, 16) for n in (20, 50, 50, 20))
+    q = 4 * F.normalize(q, dim=-1)
+    k = F.normalize(k, dim=-1)
+
+    def attended(attend: Any, dtype: torch.dtype) -> list[Tensor]:
+        given = [x.to(dtype, copy=True).requires_grad_() for x in (q, k, v)]
+        out = attend(*given)
+        assert out.dtype == dtype
+        out.backward(upstream.to(dtype))
+        return [out.detach().float(), *(x.grad.float() for x in given if x.grad is not None)]
+
+    exact = attended(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=1.0), torch.float32)
+    fused = attended(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=1.0), torch.bfloat16)
+    ours = attended(full_attention, torch.bfloat16)
+    for want, by_kernel, by_products in zip(exact, fused, ours, strict=True):
+        assert (by_products - want).norm() < max(2 * (by_kernel - want).norm(), 0.01 * want.norm())
+
+
 @torch.no_grad()
 def test_the_first_scales_are_the_first_logits_of_all(model: ARTransformer) -> None:
     words, condition = inputs()
