@@ -4,12 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pipelines.config import load
-from pipelines.registry import STAGES
-from pipelines.runtime.engine import prepare
-from pipelines.runtime.output import outputs
-from runs import (
+from proofs import (
     QUICK_TOKENIZER,
     REPOSITORY,
     Learnt,
@@ -22,6 +17,11 @@ from runs import (
     learn,
     only_output,
 )
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import prepare
+from pipelines.runtime.output import outputs
 from sar3d.data.caption_config import CaptionDataConfig
 from sar3d.data.caption_dataset import CaptionDataset, Descriptions
 from sar3d.hub import digest

@@ -6,11 +6,7 @@ from statistics import mean
 
 import pytest
 import torch
-
-from pipelines.config import load
-from pipelines.registry import STAGES
-from pipelines.runtime.engine import prepare
-from runs import (
+from proofs import (
     QUICK_TOKENIZER,
     REPOSITORY,
     Learnt,
@@ -22,6 +18,10 @@ from runs import (
     learn,
     only_output,
 )
+
+from pipelines.config import load
+from pipelines.registry import STAGES
+from pipelines.runtime.engine import prepare
 from sar3d.ar.evaluate import HeldOut, Look, decoded, make
 from sar3d.ar.sheets import FREE
 from sar3d.ar.task import ARTask

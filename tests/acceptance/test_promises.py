@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trimesh
-from runs import REPOSITORY, Record
+from proofs import REPOSITORY, Record
 
 from pipelines.config import load
 from pipelines.registry import STAGES

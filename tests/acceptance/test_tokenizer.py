@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from runs import Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
+from proofs import Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
 
 from pipelines.runtime.output import outputs
 from sar3d.data.shown import ShownSamples

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import ray_cluster
+from proofs import Record, finish, only_output
 from ray_cluster import RayCluster
-from runs import Record, finish, only_output
 
 from pipelines.config import load
 from pipelines.runtime.output import outputs
