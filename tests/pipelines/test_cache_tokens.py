@@ -233,7 +233,9 @@ def test_without_a_model_setting_it_is_that_of_the_training_stage(tmp_path: Path
 def test_the_benchmark_runs() -> None:
     command = [sys.executable, str(rendered.REPOSITORY / "benchmarks" / "bench_cache_tokens.py"), "--quick"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"CPU time of a group: stage [\d.]+ ms, [\d.]+ ms of it in the model: overhead [\d.]+ %; bare model", said)
+    assert re.search(
+        r"CPU time of a group: stage [\d.]+ ms, [\d.]+ ms of it in the model: overhead [\d.]+ %; bare model", said
+    )
 
 
 def test_batches_have_one_size_and_keep_their_owners() -> None:

@@ -181,6 +181,7 @@ def test_two_submissions_at_once(cluster: RayCluster, tmp_path: Path) -> None:
     assert set(Counter(p.name.split(".")[0] for p in trace.iterdir()).values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.acceptance("A root that some node cannot see is one sentence")
 def test_a_root_that_a_node_cannot_see_is_one_sentence(cluster: RayCluster, tmp_path: Path) -> None:
     hidden = tmp_path / "shared"
@@ -262,6 +263,7 @@ def test_ten_rounds_of_repetition(cluster: RayCluster, tmp_path: Path, record_pr
     record_property("objects repeated at worst", worst)
 
 
+@pytest.mark.slow
 def test_the_output_class_reads_what_a_cluster_wrote(cluster: RayCluster, tmp_path: Path) -> None:
     process = toy(cluster, str(tmp_path / "root"), tmp_path / "trace", count="8", seconds="0")
     assert process.wait(90) == 0
