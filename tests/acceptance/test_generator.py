@@ -88,8 +88,8 @@ def test_prompts_bring_their_objects(trained: Learnt, stage: str, record_propert
 
 
 @pytest.mark.acceptance(
-    "Learning: from the empty condition without guidance come varied objects, each more like a known one than known ones are "
-    "like each other"
+    "Learning: from the empty condition without guidance come varied objects, in the mean more like a known one than known "
+    "ones are like each other"
 )
 def test_nobody_asked(trained: Learnt, record_property: Record) -> None:
     task, model, held_out = asked_of(trained, "train_ar")
