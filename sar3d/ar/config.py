@@ -36,6 +36,9 @@ class ARConfig:
     gate_init: float = 0.0
     """Where the gates of attention and feed-forward branches start. The published models start closed, which learns
     slowly in a short run."""
+    raster_scales: int = 0
+    """The coarsest so many scales are drawn token by token, each knowing those drawn before it, so that they agree on one
+    object where the condition leaves open which (`sar3d.ar.raster`). 0, as published: all tokens of a scale at once."""
     codes: int = 16384
     """K, entries of the VQVAE's codebook."""
     dim: int = 8
@@ -60,6 +63,11 @@ class ARConfig:
             raise UserError(
                 f"the transformer cannot have the scales {list(self.scales)}: give side lengths such as 1,2,4"
             )
+        if not 0 <= self.raster_scales <= len(self.scales):
+            raise UserError(
+                f"the transformer's raster_scales is {self.raster_scales}: it is 0 or a number of its "
+                f"{len(self.scales)} scales"
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise UserError(f"the transformer's drop_path is {self.drop_path}: it is a rate from 0 to below 1")
 
@@ -82,6 +90,11 @@ class ARConfig:
     def tokens(self) -> int:
         """L: tokens of one object, 2040 in the published layout."""
         return self.ends[-1]
+
+    @property
+    def raster_tokens(self) -> int:
+        """Tokens that are drawn one after another."""
+        return (0, *self.ends)[self.raster_scales]
 
     @property
     def drop_path_rate(self) -> float:

@@ -127,7 +127,11 @@ def _with_weights_in(model: ARTransformer, dtype: torch.dtype) -> ARTransformer:
     """The model with the weights of its large matrix products in another type; it shares all others."""
     memo: dict[int, nn.Parameter | Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     blocks = cast(list[Block], list(model.blocks))
-    heavy = [part for block in blocks for part in (block.self_attention, block.cross_attention, block.mlp)]
+    heavy: list[nn.Module] = [
+        part for block in blocks for part in (block.self_attention, block.cross_attention, block.mlp)
+    ]
+    if model.raster is not None:
+        heavy += [model.raster.attention, model.raster.mlp, model.raster.output]
     for module in (*heavy, model.head.linear):
         for name, parameter in module.named_parameters():
             if name != "log_temperature":

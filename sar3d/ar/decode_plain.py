@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange, repeat
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,26 +61,30 @@ def generate_plain(
     with computing_in(dtype, device):
         cond = model.condition_vector(halves)
     x = model.start_tokens(cond)
+    streams, told = x[:, :0], x.new_zeros(batch, 0, config.dim)
     for scale in range(scales):
         with computing_in(dtype, device):
             for block, cache in zip(model.blocks, caches, strict=True):
                 x = block(x, cond, context, cache)
-            conditional, unconditional = model.head(x, cond).chunk(2)
-        t = guidance_of(decoding, scale, scales)
-        logits = (1 + t) * conditional - t * unconditional
+        draw_some = _Draw(model, quantizer, decoding, noise, scale, batch)
+        if scale < config.raster_scales:
+            assert model.raster is not None
+            streams = torch.cat([streams, x], 1)
+            found = []
+            for place in range(config.begins[scale], config.ends[scale]):
+                with computing_in(dtype, device):
+                    y = model.raster(streams[:, : place + 1], told.repeat(2, 1, 1))
+                    both = model.head(y[:, -1:], cond)
+                found.append(draw_some(both, place))
+                told = torch.cat([told, found[-1][2]], 1)
+            logits, drawn, vectors = (torch.cat(part, 1) for part in zip(*found, strict=True))
+        else:
+            with computing_in(dtype, device):
+                both = model.head(x, cond)
+            logits, drawn, vectors = draw_some(both, config.begins[scale])
+        tokens.append(drawn)
 
-        uniform = noise.uniform[:, config.begins[scale] : config.ends[scale]]
-        drawn, candidates = draw_plain(
-            rearrange(logits, "b l k -> (b l) k"), rearrange(uniform, "b l -> (b l)"), decoding
-        )
-        vectors = quantizer.code_vectors(scale, drawn, "generate")
-        if decoding.smooth:
-            gumbel = noise.gumbel(config.lengths[scale], candidates.codes.shape[1])
-            unit_codes, ratio = F.normalize(quantizer.codebook, dim=-1), ratio_of(scale, scales)
-            vectors, drawn = mix(candidates, rearrange(gumbel, "b l k -> (b l) k"), unit_codes, ratio)
-        tokens.append(rearrange(drawn, "(b l) -> b l", b=batch))
-
-        planes = rearrange(vectors, "(b p l) d -> (b p) l d", b=batch, p=PLANES)
+        planes = rearrange(vectors, "b (p l) d -> (b p) l d", p=PLANES)
         f_hat, following = quantizer.step(f_hat, scale, planes)
         if on_scale is not None:
             on_scale(DecodedScale(scale, tokens[-1], f_hat, logits.float))
@@ -87,3 +92,39 @@ def generate_plain(
             inputs = repeat(following, "(b p) l d -> (half b) (p l) d", half=2, p=PLANES)
             x = model.embed(inputs, scale + 1)
     return Generated(torch.cat(tokens, 1), f_hat)
+
+
+class _Draw:
+    """From the logits of both halves to guided logits, codes and vectors, at one scale."""
+
+    def __init__(
+        self,
+        model: ARTransformer,
+        quantizer: MultiScaleQuantizer,
+        decoding: Decoding,
+        noise: Noise,
+        scale: int,
+        batch: int,
+    ) -> None:
+        self.quantizer, self.decoding, self.noise, self.scale = quantizer, decoding, noise, scale
+        self.config, self.scales = model.config, len(model.config.scales)
+        candidates = min(decoding.top_k or model.config.codes, model.config.codes)
+        self.gumbel = noise.gumbel(model.config.lengths[scale], candidates) if decoding.smooth else None
+
+    def __call__(self, both: Float[Tensor, "R l K"], begin: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the tokens from `begin` on: (B, l, K), (B, l), (B, l, D)."""
+        conditional, unconditional = both.chunk(2)
+        t = guidance_of(self.decoding, self.scale, self.scales)
+        logits = (1 + t) * conditional - t * unconditional
+        batch, length = logits.shape[:2]
+        uniform = self.noise.uniform[:, begin : begin + length]
+        drawn, candidates = draw_plain(
+            rearrange(logits, "b l k -> (b l) k"), rearrange(uniform, "b l -> (b l)"), self.decoding
+        )
+        vectors = self.quantizer.code_vectors(self.scale, drawn, "generate")
+        if self.gumbel is not None:
+            start = begin - self.config.begins[self.scale]
+            gumbel = rearrange(self.gumbel[:, start : start + length], "b l k -> (b l) k")
+            unit_codes, ratio = F.normalize(self.quantizer.codebook, dim=-1), ratio_of(self.scale, self.scales)
+            vectors, drawn = mix(candidates, gumbel, unit_codes, ratio)
+        return logits, rearrange(drawn, "(b l) -> b l", b=batch), rearrange(vectors, "(b l) d -> b l d", b=batch)

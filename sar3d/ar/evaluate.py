@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sar3d.ar.condition import Condition
 from sar3d.ar.decoding_config import DECODINGS, Decoding
-from sar3d.ar.likelihood import likelihood, next_inputs
+from sar3d.ar.likelihood import drawn, likelihood, next_inputs
 from sar3d.ar.sampling import generate
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions import ConditionEncoder
@@ -214,7 +214,8 @@ def _expected(model: ARTransformer, vqvae: VQVAE, codes: Int64[Tensor, " L"], co
     """Cross-entropy and accuracy of an object's codes, as means over its prompts."""
     device = condition.pooled.device
     known = codes.to(device).expand(len(condition), -1)
-    logits = model(next_inputs(vqvae.quantizer, known), condition)
+    quantizer = vqvae.quantizer
+    logits = model(next_inputs(quantizer, known), condition, drawn=drawn(quantizer, known, model.config))
     found = likelihood(logits, known, model.config.scales)
     return {"ce": float(found.loss)} | {name: float(value) for name, value in found.metrics.items()}
 

@@ -48,6 +48,9 @@ def forward_flops(config: ARConfig, condition_tokens: int) -> float:
         + 2 * width * width
         + tokens * width * config.codes
     )
+    if config.raster_scales:
+        count = config.raster_tokens
+        outside += count * (config.dim + (5 + 2 * config.mlp_ratio) * width) * width + width * count * (count + 1)
     return 2.0 * (config.depth * per_block + outside)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from sar3d.ar.config import ARConfig
 from sar3d.vqvae.config import PLANES
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 
@@ -47,6 +48,16 @@ def likelihood(
             metrics |= {f"ce/scale_{side}": ce.detach().mean(), f"accuracy/scale_{side}": hits.mean()}
     loss = entropy.mean() if weighting == "tokens" else torch.stack([part.mean() for part in parts]).mean()
     return Likelihood(loss, metrics)
+
+
+def drawn(
+    quantizer: MultiScaleQuantizer, codes: Int64[Tensor, "B L"], config: ARConfig
+) -> Float[Tensor, "B m D"] | None:
+    """Teacher-forcing vectors of the tokens that a transformer draws one after another; None where there are none."""
+    if not config.raster_scales:
+        return None
+    with torch.no_grad():
+        return quantizer.code_vectors(0, codes[:, : config.raster_tokens], "generate")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """One batch on its way through the scales: the steps of fast decoding, and the memory they work in."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -61,6 +62,8 @@ class Session:
         candidates = min(decoding.top_k or config.codes, config.codes)
         self.gumbel = [torch.zeros(batch, n, candidates, device=self.device) for n in config.lengths if decoding.smooth]
         self.cache = KeyValueCache(config, rows, dtype, self.device)
+        raster = (2, rows, config.heads, config.raster_tokens, config.width // config.heads)
+        self.raster_cache = torch.empty(raster, dtype=dtype, device=self.device)
         self.scales: list[_Scale] = []
 
     def load(self, condition: Condition, empty: Condition, noise: Noise) -> None:
@@ -82,13 +85,17 @@ class Session:
             self.head_modulation = self.model.head.modulation(self.cond)
         side = self.quantizer.side
         self.f_hat = torch.zeros(PLANES * self.batch, self.config.dim, side, side, device=self.device)
+        self.previous = torch.zeros(len(self.pooled), 1, self.config.dim, device=self.device)
         self.scales = []
 
     def decode(self, scale: int) -> None:
         """One scale: its hidden state, codes and latent, and the next one's inputs."""
-        with computing_in(self.dtype, self.device):
-            hidden = self._hidden(scale)
-        drawn, vectors = self._draw(hidden, scale)
+        x = self._transformed(scale)
+        if scale < self.config.raster_scales:
+            hidden, drawn, vectors = self._drawn_in_turn(x, scale)
+        else:
+            hidden = self._guided(x, scale)
+            drawn, vectors = self._draw(hidden, scale)
         planes = rearrange(vectors, "b (p l) d -> (b p) l d", p=PLANES)
         before = self.scales[-1].f_hat if scale else self.f_hat
         f_hat, following = self.quantizer.step(before, scale, planes)
@@ -106,34 +113,62 @@ class Session:
         """In memory of its own."""
         return Generated(torch.cat([scale.drawn for scale in self.scales], 1), self.scales[-1].f_hat.clone())
 
-    def _hidden(self, scale: int) -> Float[Tensor, "B l C"]:
+    def _transformed(self, scale: int) -> Float[Tensor, "R l C"]:
+        """A scale's tokens after the blocks."""
+        with computing_in(self.dtype, self.device):
+            if scale:
+                inputs = self.scales[-1].inputs
+                assert inputs is not None
+                x = self.model.embed(inputs, scale)
+            else:
+                x = self.model.start_tokens(self.cond)
+            begin = self.config.begins[scale]
+            for i, block in enumerate(self.blocks):
+                x = self.step(block, x, self.modulations[i], self.context[i], self.cache.past(i, scale), begin)
+            return x
+
+    def _drawn_in_turn(self, x: Float[Tensor, "R l C"], scale: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden state, codes and vectors of one scale, token by token."""
+        raster = self.model.raster
+        assert raster is not None
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i in range(x.shape[1]):
+            place = self.config.begins[scale] + i
+            attend = partial(attend_from, past=self.raster_cache[:, :, :, : place + 1], begin=place)
+            with computing_in(self.dtype, self.device):
+                told = raster.transform(x[:, i : i + 1], self.previous, place, attend)
+            hidden = self._guided(told, scale)
+            drawn, vectors = self._draw(hidden, scale, i)
+            self.previous = repeat(vectors, "b l d -> (half b) l d", half=self.halves)
+            found.append((hidden, drawn, vectors))
+        hidden, drawn, vectors = (torch.cat(part, 1) for part in zip(*found, strict=True))
+        return hidden, drawn, vectors
+
+    def _guided(self, x: Float[Tensor, "R l C"], scale: int) -> Float[Tensor, "B l C"]:
         """The guided hidden state that the head maps to logits.
 
         The head is linear, so guiding before it gives the guided logits at half the cost.
         """
-        if scale:
-            inputs = self.scales[-1].inputs
-            assert inputs is not None
-            x = self.model.embed(inputs, scale)
-        else:
-            x = self.model.start_tokens(self.cond)
-        begin = self.config.begins[scale]
-        for i, block in enumerate(self.blocks):
-            x = self.step(block, x, self.modulations[i], self.context[i], self.cache.past(i, scale), begin)
         t = guidance_of(self.decoding, scale, len(self.config.scales))
-        if not t:
-            return modulated(x[: self.batch], *(part[: self.batch] for part in self.head_modulation.unbind(1)))
-        conditional, unconditional = modulated(x, *self.head_modulation.unbind(1)).chunk(2)
-        return (1 + t) * conditional - t * unconditional
+        with computing_in(self.dtype, self.device):
+            if not t:
+                return modulated(x[: self.batch], *(part[: self.batch] for part in self.head_modulation.unbind(1)))
+            conditional, unconditional = modulated(x, *self.head_modulation.unbind(1)).chunk(2)
+            return (1 + t) * conditional - t * unconditional
 
     def _logits(self, hidden: Tensor) -> Float[Tensor, "B l K"]:
         with torch.no_grad(), computing_in(self.dtype, self.device):
             return self.model.head.linear(hidden).float()
 
-    def _draw(self, hidden: Tensor, scale: int) -> tuple[Int[Tensor, "B l"], Float[Tensor, "B l D"]]:
-        """Codes and their vectors, some positions at a time."""
-        uniform = rearrange(self.uniform[:, self.config.begins[scale] : self.config.ends[scale]], "b l -> (b l)")
-        gumbel = rearrange(self.gumbel[scale], "b l k -> (b l) k") if self.decoding.smooth else None
+    def _draw(
+        self, hidden: Float[Tensor, "B l C"], scale: int, start: int = 0
+    ) -> tuple[Int[Tensor, "B l"], Float[Tensor, "B l D"]]:
+        """Codes and their vectors of the scale's tokens from `start` on, some positions at a time."""
+        begin, end = (self.config.begins[scale] + place for place in (start, start + hidden.shape[1]))
+        uniform = rearrange(self.uniform[:, begin:end], "b l -> (b l)")
+        gumbel = None
+        if self.decoding.smooth:
+            gumbel = rearrange(self.gumbel[scale][:, start : start + hidden.shape[1]], "b l k -> (b l) k")
         rows = rearrange(hidden, "b l c -> (b l) c")
         codes, vectors = [], []
         for begin in range(0, len(rows), _HEAD_ROWS):
@@ -163,9 +198,17 @@ def decode_block(
 ) -> Float[Tensor, "R l C"]:
     """One block on one scale, whose keys and values are written into the past from `begin` on."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        past[0, :, :, begin:].copy_(k)
-        past[1, :, :, begin:].copy_(v)
-        return full_attention(q, past[0], past[1])
+    return block.transform(x, modulation, context, partial(attend_from, past=past, begin=begin))
 
-    return block.transform(x, modulation, context, attend)
+
+def attend_from(
+    q: Float[Tensor, "R H l E"],
+    k: Float[Tensor, "R H l E"],
+    v: Float[Tensor, "R H l E"],
+    past: Float[Tensor, "2 R H L E"],
+    begin: int,
+) -> Float[Tensor, "R H l E"]:
+    """Attention to the past, once it is completed from `begin` on."""
+    past[0, :, :, begin:].copy_(k)
+    past[1, :, :, begin:].copy_(v)
+    return full_attention(q, past[0], past[1])

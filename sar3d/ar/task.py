@@ -15,7 +15,7 @@ from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.config import ARConfig
 from sar3d.ar.evaluate import HeldOut, Prompts, evaluate
 from sar3d.ar.flops import peak_flops, training_flops
-from sar3d.ar.likelihood import likelihood, next_inputs
+from sar3d.ar.likelihood import drawn, likelihood, next_inputs
 from sar3d.ar.sheets import draw
 from sar3d.ar.task_config import ARTaskConfig
 from sar3d.ar.transformer import ARTransformer
@@ -156,9 +156,11 @@ class ARTask(Task):
 
     def losses(self, model: nn.Module, batch: ARBatch, step: int, adversary: nn.Module | None = None) -> Losses:
         scales = self.scales_at(step)
-        inputs = next_inputs(self._codes(batch.codes.device), batch.codes, scales)
+        quantizer = self._codes(batch.codes.device)
+        inputs = next_inputs(quantizer, batch.codes, scales)
+        known = drawn(quantizer, batch.codes, self.model_config)
         condition = Condition(batch.condition.float(), batch.pooled.float())
-        logits = model(inputs, condition, scales=scales, drop=batch.drop)
+        logits = model(inputs, condition, drawn=known, scales=scales, drop=batch.drop)
         found = likelihood(logits, batch.codes, self.model_config.scales[:scales], weighting=self.config.weighting)
         return Losses(found.loss, {"loss": found.loss.detach(), **found.metrics})
 
@@ -176,7 +178,8 @@ class ARTask(Task):
         """
         config, prefix = self.model_config, self.config.prefix
         # In `whole_every` steps one takes all scales and the others those of the prefix.
-        short = dataclasses.replace(config, scales=config.scales[: prefix.scales or len(config.scales)])
+        scales = config.scales[: prefix.scales or len(config.scales)]
+        short = dataclasses.replace(config, scales=scales, raster_scales=min(config.raster_scales, len(scales)))
         part = 1 / prefix.whole_every
         found = {"tokens_per_second": samples_per_second * (part * config.tokens + (1 - part) * short.tokens)}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -227,7 +230,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter has weight decay: matrices and the plane embedding, but not where a token stands
     (published.md, transformer).
     """
-    return parameter.ndim >= 2 and name not in ("position", "level")
+    return parameter.ndim >= 2 and name not in ("position", "level", "raster.position")
 
 
 def _transformer(model: nn.Module) -> ARTransformer:

@@ -13,6 +13,7 @@ from sar3d.ar.attention import AttentionKind, level_attention
 from sar3d.ar.blocks import Block, Head
 from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.config import ARConfig
+from sar3d.ar.raster import RasterLayer
 from sar3d.errors import UserError
 from sar3d.vqvae.config import PLANES
 from sar3d.vqvae.layers import run
@@ -38,6 +39,7 @@ class ARTransformer(nn.Module):
         self.level = nn.Parameter(torch.empty(len(config.scales), width))
         self.plane = nn.Parameter(torch.empty(PLANES, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.raster = RasterLayer(config) if config.raster_scales else None
         self.head = Head(config)
         self.attention: AttentionKind | None = None
         """How training attends; None for the fastest on the device."""
@@ -50,6 +52,7 @@ class ARTransformer(nn.Module):
         inputs: Float[Tensor, "B M D"],
         condition: Condition,
         *,
+        drawn: Float[Tensor, "B m D"] | None = None,
         scales: int | None = None,
         drop: Float[Tensor, "B depth 3"] | None = None,
     ) -> Float[Tensor, "B L K"]:
@@ -58,6 +61,7 @@ class ARTransformer(nn.Module):
         Args:
             inputs: `MultiScaleQuantizer.next_inputs` of the codes, M = L - 3; more than that is not read.
             condition: of the B samples.
+            drawn: with `config.raster_scales`, unit vectors of the codes of at least these scales; else not read.
             scales: compute only so many scales, exactly; L is then the number of their tokens.
             drop: uniform random numbers of each sample, for drop path (stochastic depth, in training): a branch is
                 dropped where its number is below its block's rate. Draw them from the sample's key, so that results
@@ -67,6 +71,11 @@ class ARTransformer(nn.Module):
             UserError: inputs or condition do not fit the configuration.
         """
         scales = self._check(inputs, condition, scales)
+        raster = min(self.config.raster_tokens, self.config.ends[scales - 1])
+        if raster and (drawn is None or drawn.shape[1] < raster or drawn.shape[2] != self.config.dim):
+            raise UserError(
+                f"the transformer draws its first {raster} tokens one after another: give it their codes' vectors (drawn)"
+            )
         cond = self.condition_vector(condition)
         x = self._embed(inputs, cond, scales)
         tokens = condition.tokens.to(self.word.weight.dtype)
@@ -75,6 +84,8 @@ class ARTransformer(nn.Module):
         for i, block in enumerate(self.blocks):
             step = partial(block, attend=attend, keep=None if keep is None else keep[:, i])
             x = run(step, x, cond, tokens, recompute=self.checkpoint_activations)
+        if self.raster is not None and drawn is not None:
+            x = torch.cat([self.raster(x[:, :raster], drawn), x[:, raster:]], 1)
         return self.head(x, cond)
 
     def condition_vector(self, condition: Condition) -> Float[Tensor, "B C"]:
@@ -156,3 +167,5 @@ class ARTransformer(nn.Module):
             block.modulation.linear.bias[: 2 * config.width] = config.gate_init
         self.head.modulation.linear.weight *= 0.5
         self.head.linear.weight *= 0.02
+        if self.raster is not None:
+            self.raster.initialise()

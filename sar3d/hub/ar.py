@@ -145,7 +145,15 @@ def _ours(name: str, tensor: Tensor) -> Tensor:
 def to_published(model: ARTransformer) -> dict[str, Tensor]:
     """The model's parameters under the published names. The constants that the published classes also save are not
     among them, so these load with `strict=False`.
+
+    Raises:
+        UserError: the model draws its coarsest scales token by token, which no published one does.
     """
+    if model.raster is not None:
+        raise UserError(
+            f"a transformer with raster_scales={model.config.raster_scales} has layers that no {_WHAT} has: "
+            "it cannot be converted"
+        )
     published: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         theirs = ours_to_theirs(name, NAMES)

@@ -15,7 +15,12 @@ FULL = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
 def transformer(
-    condition: ConditionKind = "image", scales: Sequence[int] = SHORT, depth: int = 2, width: int = 32, heads: int = 2
+    condition: ConditionKind = "image",
+    scales: Sequence[int] = SHORT,
+    depth: int = 2,
+    width: int = 32,
+    heads: int = 2,
+    raster: int = 0,
 ) -> ARTransformer:
     """With weights that all matter, so that codes depend on prompt, place and what came before."""
     torch.manual_seed(0)
@@ -29,6 +34,7 @@ def transformer(
         scales=tuple(scales),
         condition_width=WIDTHS[0],
         pooled_width=WIDTHS[1],
+        raster_scales=raster,
     )
     model = ARTransformer(config)
     with torch.no_grad():
@@ -37,6 +43,10 @@ def transformer(
                 parameter.normal_(std=0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
         model.position.normal_(std=2)
         model.word.weight.normal_()
+        if model.raster is not None:
+            model.raster.position.normal_(std=2)
+            model.raster.word.weight.normal_()
+            model.raster.output.weight.mul_(3)
     return model.requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from sar3d.ar import ARTransformer, Condition, preset
 from sar3d.ar.cache import KeyValueCache
 from sar3d.ar.draw import Noise, draw_plain, guidance_of
 from sar3d.ar.generated import settled
+from sar3d.ar.likelihood import drawn
 from sar3d.ar.sampling import DECODINGS, DecodedScale, Decoder, Decoding, Generated, Precision, generate, generate_plain
 from sar3d.errors import UserError
 from sar3d.vqvae.config import PLANES, QuantizerConfig
@@ -57,12 +58,13 @@ def differing(fast: Tensor, plain: Tensor, logits: list[Tensor], seeds: list[int
     return found
 
 
-def test_fast_is_plain_for_100_prompts() -> None:
+@pytest.mark.parametrize("raster", [0, 2])
+def test_fast_is_plain_for_100_prompts(raster: int) -> None:
     """Over all settings by name, both kinds of condition and several batch sizes."""
     settings = [*DECODINGS.values(), ALL, Decoding(guidance=0.0, top_k=30, top_p=0.9), Decoding(4.0, 50, 0.9, 0.7)]
     sizes, count, differ = [1, 2, 8, 14], 0, 0
     for kind in ("image", "text"):
-        model = transformer(kind)
+        model = transformer(kind, raster=raster)
         for i, decoding in enumerate(settings):
             size = sizes[(i + (kind == "text")) % len(sizes)]
             seeds = list(range(count, count + size))
@@ -83,16 +85,18 @@ def test_fast_is_plain_on_the_published_scales() -> None:
         assert len(fast.tokens.unique()) > CODES // 4
 
 
+@pytest.mark.parametrize("raster", [0, 1, 3])
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 @pytest.mark.parametrize("way", [generate, generate_plain])
-def test_greedy_decoding_is_the_teacher_forced_argmax(way, guidance: float) -> None:
+def test_greedy_decoding_is_the_teacher_forced_argmax(way, guidance: float, raster: int) -> None:
     """The transformer, given the codes that were generated, scores exactly these highest."""
-    model, codebook, condition = transformer(), quantizer(), prompts(6)
+    model, codebook, condition = transformer(raster=raster), quantizer(), prompts(6)
     decoding = Decoding(guidance=guidance, top_k=1)
     tokens = way(model, codebook, condition, empty(), [0] * 6, decoding, precision="fp32").tokens
     inputs = codebook.next_inputs(unpack(tokens, SHORT))
-    logits = model(inputs, condition).split(model.config.lengths, 1)
-    without = model(inputs, empty().expand(6)).split(model.config.lengths, 1)
+    known = drawn(codebook, tokens, model.config)
+    logits = model(inputs, condition, drawn=known).split(model.config.lengths, 1)
+    without = model(inputs, empty().expand(6), drawn=known).split(model.config.lengths, 1)
     strength = [guidance_of(decoding, scale, len(SHORT)) for scale in range(len(SHORT))]
     guided = torch.cat([(1 + t) * a - t * b for t, a, b in zip(strength, logits, without, strict=True)], 1)
     highest, second = guided.topk(2).values.unbind(-1)
@@ -131,6 +135,21 @@ def test_seed_prompt_and_guidance_each_matter() -> None:
     assert (unguided[0] != greedy[0]).any()
 
 
+def test_tokens_in_turn_depend_on_those_before_them_and_leave_the_others_alone() -> None:
+    """Of two samples that differ in the random number of one token, no token before it differs."""
+    model, codebook = transformer(raster=2), quantizer()
+    uniform = Noise([1], model.config.tokens).uniform
+    run = partial(generate, model, codebook, prompts(1), empty(), [1], ALL, precision="fp32")
+    made, place = run().tokens[0], 7
+    changed = torch.where(torch.arange(model.config.tokens) == place, (uniform + 0.5) % 1, uniform)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Noise, "__init__", lambda self, seeds, tokens, device: self.__dict__.update(uniform=changed))
+        other = run().tokens[0]
+    assert torch.equal(made[:place], other[:place])
+    assert made[place] != other[place]
+    assert (made[place + 1 : 15] != other[place + 1 : 15]).any()
+
+
 def test_without_guidance_there_is_no_unconditional_half() -> None:
     model, rows = transformer(), []
     model.blocks[0].mlp.register_forward_hook(lambda _module, inputs, _output: rows.append(len(inputs[0])))
@@ -147,16 +166,16 @@ def test_what_comes_back_is_of_the_codes() -> None:
     torch.testing.assert_close(made.f_hat, codebook.f_hat(unpack(made.tokens, SHORT)))
 
 
+@pytest.mark.parametrize("raster", [0, 2])
 @pytest.mark.parametrize("way", [generate, generate_plain])
-def test_every_scale_is_reported(way) -> None:
+def test_every_scale_is_reported(way, raster: int) -> None:
     codebook, seen = quantizer(), []
 
     def note(done: DecodedScale) -> None:
         seen.append((done.scale, done.tokens, done.f_hat.clone(), done.logits()))
 
-    made = way(
-        transformer(), codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note
-    )
+    model = transformer(raster=raster)
+    made = way(model, codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note)
     assert [scale for scale, *_ in seen] == [0, 1, 2, 3]
     assert torch.equal(torch.cat([tokens for _, tokens, _, _ in seen], 1), made.tokens)
     assert torch.equal(torch.cat([logits for *_, logits in seen], 1).argmax(-1), made.tokens)
@@ -167,8 +186,9 @@ def test_every_scale_is_reported(way) -> None:
 class TestSmooth:
     SMOOTH = dataclasses.replace(DECODINGS["preview"], smooth=True)
 
-    def test_fast_is_plain(self) -> None:
-        fast, plain, _ = both(transformer(), prompts(5), [1, 2, 3, 4, 5], self.SMOOTH)
+    @pytest.mark.parametrize("raster", [0, 2])
+    def test_fast_is_plain(self, raster: int) -> None:
+        fast, plain, _ = both(transformer(raster=raster), prompts(5), [1, 2, 3, 4, 5], self.SMOOTH)
         assert (fast.tokens == plain.tokens).float().mean() > 0.99
         torch.testing.assert_close(fast.f_hat, plain.f_hat, atol=2e-3, rtol=1e-3)
 
@@ -224,7 +244,7 @@ class TestDecoder:
 
     def compiled_and_eager(self, precision: Precision) -> tuple[Tensor, Tensor]:
         scales = (1, 2, 3)
-        model, codebook, condition = transformer(scales=scales, depth=1), quantizer(scales), prompts(2)
+        model, codebook, condition = transformer(scales=scales, depth=1, raster=2), quantizer(scales), prompts(2)
         decoder = Decoder(model, codebook, precision=precision, compile=True)
         eager = generate(model, codebook, condition, empty(), [1, 2], ALL, precision=precision)
         first, second = (decoder.generate(condition, empty(), [1, 2], ALL).tokens for _ in range(2))

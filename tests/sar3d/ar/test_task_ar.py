@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import CODES, LENGTH, SCALES, Codes, asked, batch_of, make_task, save_vqvae, token_sample, vqvae_config
+from learners import (
+    CODES,
+    LENGTH,
+    SCALES,
+    SMALL,
+    Codes,
+    asked,
+    batch_of,
+    make_task,
+    save_vqvae,
+    token_sample,
+    vqvae_config,
+)
 from PIL import Image
 
 from sar3d import hub
@@ -97,6 +109,9 @@ def test_short_steps_compute_the_first_scales_exactly(vqvae: FrozenVQVAE) -> Non
     assert "ce/scale_4" not in short.metrics
     speeds = [made.speed(10, TrainSettings(), torch.device("cpu"), 1) for made in (task, make_task(vqvae))]
     assert speeds == [{"tokens_per_second": 10 * (15 * 3 + 63) / 4}, {"tokens_per_second": 630.0}]
+    raster = make_task(vqvae, prefix=PrefixConfig(scales=1), model={**SMALL, "raster_scales": 2})
+    raster.speed(10, TrainSettings(), torch.device("cpu"), 1)
+    assert "ce/scale_2" not in raster.losses(raster.build(), batch_of(raster), 0).metrics
     with pytest.raises(UserError, match="3 scales"):
         make_task(vqvae, prefix=PrefixConfig(scales=4))
     with pytest.raises(UserError, match="whole_every"):

@@ -367,6 +367,8 @@ def test_parameters_grow_with_depth_by_one_rule() -> None:
         ({"depth": 0}, "depth is 0: choose a positive number"),
         ({"scales": ()}, r"cannot have the scales \[\]"),
         ({"drop_path": 1.0}, "drop_path is 1.0: it is a rate"),
+        ({"raster_scales": 5}, "raster_scales is 5: it is 0 or a number of its 4 scales"),
+        ({"raster_scales": -1}, "raster_scales is -1"),
         ({"colour": 1}, "wrong at colour"),
         ({"condition": "sound"}, "wrong at condition"),
     ],
@@ -415,20 +417,25 @@ def test_conditions_are_joined_chosen_and_repeated() -> None:
 
 
 @torch.no_grad()
-def test_flops_are_those_that_a_counter_counts() -> None:
+@pytest.mark.parametrize("raster", [0, 2])
+def test_flops_are_those_that_a_counter_counts(raster: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    model, (words, condition) = transformer(), inputs(batch=1)
+    config = dataclasses.replace(MICRO, raster_scales=raster)
+    model, (words, condition) = transformer(config), inputs(batch=1)
     model.attention = "scales"
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        model(words, condition)
-    assert forward_flops(MICRO, 6) == counter.get_total_flops()
-    assert training_flops(MICRO, 6) == 3 * forward_flops(MICRO, 6)
+        model(words, condition, drawn=torch.randn(1, 15, 4))
+    assert forward_flops(config, 6) == counter.get_total_flops()
+    assert training_flops(config, 6) == 3 * forward_flops(config, 6)
 
 
-def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+def _attention_flops(
+    q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
     batch, heads, queries, width = q
-    return 4 * batch * heads * queries * k[2] * width
+    pairs = queries * (queries + 1) // 2 if causal else queries * k[2]
+    return 4 * batch * heads * pairs * width
 
 
 _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -1,0 +1,116 @@
+"""Tokens of the coarsest scales, drawn one after another: who knows of whom, and that they agree on one object."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from decoding_parts import SHORT, prompts, quantizer, transformer
+from learners import SMALL, Codes, make_task, save_vqvae, token_sample
+from torch import Tensor
+
+from sar3d.ar.condition import Condition
+from sar3d.ar.config import ARConfig
+from sar3d.ar.likelihood import drawn, next_inputs
+from sar3d.ar.sampling import Decoding, generate
+from sar3d.ar.task import FrozenVQVAE, decays
+from sar3d.ar.task_config import ConditionDropoutConfig
+from sar3d.ar.transformer import ARTransformer
+from sar3d.errors import UserError
+from sar3d.hub import from_pretrained, save_pretrained, to_published
+from sar3d.training.fit import fit
+from sar3d.training.schedule import ScheduleSettings
+from sar3d.training.settings import OptimiserSettings, TrainSettings
+
+TOLD = 15
+"""Tokens of the two coarsest scales."""
+
+
+def teacher_forced(model: ARTransformer, codes: Tensor, known: Tensor | None) -> Tensor:
+    return model(next_inputs(quantizer(), codes), prompts(len(codes)), drawn=known)
+
+
+def test_a_token_knows_those_drawn_before_it_and_no_other() -> None:
+    model, place = transformer(raster=2), 6
+    codes = torch.randint(0, 96, (2, model.config.tokens), generator=torch.Generator().manual_seed(0))
+    known = drawn(quantizer(), codes, model.config)
+    assert known is not None
+    assert known.shape == (2, TOLD, 8)
+    changed = known.clone()
+    changed[:, place] = changed[:, place].flip(-1)
+    logits, others = teacher_forced(model, codes, known), teacher_forced(model, codes, changed)
+    differs = (logits != others).any(-1).any(0)
+    assert differs[place + 1 : TOLD].all()
+    assert not differs[: place + 1].any()
+    assert not differs[TOLD:].any()
+
+
+def test_without_the_layer_no_vectors_are_wanted_and_with_it_all() -> None:
+    codes = torch.zeros(1, 117, dtype=torch.long)
+    plain, raster = transformer(), transformer(raster=2)
+    assert drawn(quantizer(), codes, plain.config) is None
+    assert plain.raster is None
+    known = torch.randn(1, TOLD, 8)
+    assert torch.equal(teacher_forced(plain, codes, known), teacher_forced(plain, codes, None))
+    for wrong in (None, known[:, :-1], known[..., :4]):
+        with pytest.raises(UserError, match="first 15 tokens one after another"):
+            teacher_forced(raster, codes, wrong)
+
+
+def test_it_is_saved_and_loaded_but_not_as_a_published_model(tmp_path: Path) -> None:
+    model = transformer(raster=2)
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    with pytest.raises(UserError, match="raster_scales=2 has layers that no published"):
+        to_published(model)
+
+
+def test_its_places_do_not_decay() -> None:
+    names = [
+        name for name, p in transformer(raster=2).named_parameters() if name.startswith("raster") and decays(name, p)
+    ]
+    assert "raster.position" not in names
+    assert {"raster.word.weight", "raster.attention.qkv.weight", "raster.output.weight"} <= set(names)
+
+
+@pytest.fixture(scope="module")
+def vqvae(tmp_path_factory: pytest.TempPathFactory) -> FrozenVQVAE:
+    return save_vqvae(tmp_path_factory.mktemp("vqvae"))
+
+
+@pytest.mark.parametrize("raster", [0, 2])
+def test_what_nobody_asked_for_is_one_object_and_no_mixture(vqvae: FrozenVQVAE, raster: int) -> None:
+    """Six objects, learnt without prompts: of each sample's 15 coarsest tokens nearly all are of one object. Drawn all at
+    once, hardly more than by chance are.
+    """
+    task = make_task(vqvae, dropout=ConditionDropoutConfig(share=0.9), model={**SMALL, "raster_scales": raster})
+    settings = TrainSettings(
+        steps=150,
+        batch=12,
+        ema=0.9,
+        optimiser=OptimiserSettings(betas=(0.9, 0.95)),
+        schedule=ScheduleSettings(kind="lin0", warmup=10),
+    )
+    model = fit(task, Codes(6), settings, lambda step, metrics: None)
+    assert isinstance(model, ARTransformer)
+    empty = Condition(task.empty.tokens.float(), task.empty.pooled.float())
+    codebook = vqvae.load("cpu").quantizer
+    free = Decoding(guidance=0.0, top_k=0, top_p=0.95)
+    made = generate(model.eval(), codebook, empty.expand(64), empty, range(64), free).tokens[:, :TOLD]
+    known = torch.stack([token_sample(n).codes[:TOLD] for n in range(6)])
+    alike = (made[:, None] == known).float().mean(-1)
+    if raster:
+        assert (alike.amax(1) == 1).float().mean() > 0.8
+        assert len(alike.argmax(1).unique()) >= 5
+    else:
+        assert (alike.amax(1) == 1).float().mean() < 0.1
+
+
+def test_the_published_models_have_none() -> None:
+    assert ARConfig().raster_scales == 0
+    assert ARConfig().raster_tokens == 0
+    config = dataclasses.replace(ARConfig(), raster_scales=2)
+    assert config.raster_tokens == TOLD
+    assert SHORT[:2] == config.scales[:2]
