@@ -86,6 +86,7 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
     assert same(weights(tmp_path), weights(base / "3"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_workers_and_zero_stages(
     whole: tuple[Path, dict[str, Told]], tmp_path: Path
 ) -> None:
