@@ -13,6 +13,7 @@ Run on two CPU cores at d16. Nothing has been run on a GPU: the times for d24 th
 """
 
 import argparse
+import dataclasses
 import itertools
 import statistics
 import sys
@@ -86,6 +87,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--condition", default="image", choices=sorted(TOKENS))
     parser.add_argument("--vqvae", default="paper", choices=sorted(VQVAE_PRESETS))
     parser.add_argument("--decoding", default="released", choices=sorted(DECODINGS))
+    parser.add_argument("--raster", type=int, default=0, help="the coarsest so many scales token by token")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     name, repeats = given.preset or ("d24" if on_gpu else "d16"), given.repeats or (20 if on_gpu else 1)
     vqvae = VQVAE_PRESETS[given.vqvae]
     say(f"{name}, {given.condition}, {given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
-    model, quantizer, triplane = parts(name, given.condition, vqvae, given.device)
+    model, quantizer, triplane = parts(name, given.condition, vqvae, given.device, given.raster)
     result: dict[str, float] = {}
     for precision in given.precision:
         for batch in given.batch:
@@ -117,7 +119,7 @@ def say(line: str) -> None:
 
 
 def parts(
-    name: str, condition: str, vqvae: VQVAEConfig, device: str
+    name: str, condition: str, vqvae: VQVAEConfig, device: str, raster: int
 ) -> tuple[ARTransformer, MultiScaleQuantizer, TriplaneDecoder]:
     """Random transformer, quantizer and triplane decoder."""
     codes, width = vqvae.quantizer, WIDTHS[condition]
@@ -131,7 +133,7 @@ def parts(
         pooled_width=width,
     )
     with torch.device("meta"):
-        empty = ARTransformer(config)
+        empty = ARTransformer(dataclasses.replace(config, raster_scales=raster))
     quantizer = MultiScaleQuantizer(codes).to(device).requires_grad_(False)
     triplane = TriplaneDecoder(vqvae.decoder, codes.dim, vqvae.side).to(device).requires_grad_(False)
     return filled(empty.to_empty(device=device)), quantizer, triplane

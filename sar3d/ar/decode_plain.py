@@ -69,6 +69,7 @@ def generate_plain(
         draw_some = _Draw(model, quantizer, decoding, noise, scale, batch)
         if scale < config.raster_scales:
             assert model.raster is not None
+            # Token after token; for each, everything before it is read again.
             streams = torch.cat([streams, x], 1)
             found = []
             for place in range(config.begins[scale], config.ends[scale]):
@@ -112,7 +113,7 @@ class _Draw:
         self.gumbel = noise.gumbel(model.config.lengths[scale], candidates) if decoding.smooth else None
 
     def __call__(self, both: Float[Tensor, "R l K"], begin: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the tokens from `begin` on: (B, l, K), (B, l), (B, l, D)."""
+        """Of the scale's tokens from place `begin` of the sequence on: (B, l, K), (B, l), (B, l, D)."""
         conditional, unconditional = both.chunk(2)
         t = guidance_of(self.decoding, self.scale, self.scales)
         logits = (1 + t) * conditional - t * unconditional
