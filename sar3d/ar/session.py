@@ -61,6 +61,7 @@ class Session:
         self.uniform = torch.empty(batch, config.tokens, dtype=torch.float64, device=self.device)
         candidates = min(decoding.top_k or config.codes, config.codes)
         self.gumbel = [torch.zeros(batch, n, candidates, device=self.device) for n in config.lengths if decoding.smooth]
+        self.unit_codes = F.normalize(quantizer.codebook, dim=-1)
         self.cache = KeyValueCache(config, rows, dtype, self.device)
         raster = (2, rows, config.heads, config.raster_tokens, config.width // config.heads)
         self.raster_cache = torch.empty(raster, dtype=dtype, device=self.device)
@@ -177,11 +178,8 @@ class Session:
             if gumbel is None:
                 found = self.quantizer.code_vectors(scale, drawn, "generate")
             else:
-                unit_codes, ratio = (
-                    F.normalize(self.quantizer.codebook, dim=-1),
-                    ratio_of(scale, len(self.config.scales)),
-                )
-                found, drawn = mix(candidates, gumbel[part], unit_codes, ratio)
+                ratio = ratio_of(scale, len(self.config.scales))
+                found, drawn = mix(candidates, gumbel[part], self.unit_codes, ratio)
             codes.append(drawn)
             vectors.append(found)
         drawn = rearrange(torch.cat(codes), "(b l) -> b l", b=self.batch)

@@ -18,7 +18,9 @@ from sar3d.data.order import Order
 from sar3d.data.samples import Targets
 from sar3d.data.token_dataset import TokenSample
 from sar3d.geometry import intrinsics, look_at, spherical_to_cartesian
+from sar3d.training.schedule import ScheduleSettings
 from sar3d.training.seeds import SampleKey
+from sar3d.training.settings import OptimiserSettings, TrainSettings
 from sar3d.vqvae.config import VQVAEConfig, from_dict
 from sar3d.vqvae.model import VQVAE
 
@@ -98,6 +100,18 @@ def make_task(vqvae: FrozenVQVAE, **changes: Any) -> ARTask:
     shape = model_config(config, "text", vqvae_config(), WIDTH, WIDTH)
     empty = Condition(torch.zeros(1, TOKENS, WIDTH), torch.zeros(1, WIDTH))
     return ARTask(config, shape, vqvae, EncoderSource("minilm", "", "minilm:0"), empty)
+
+
+def brief(steps: int, batch: int) -> TrainSettings:
+    """A training of a second or two, in which a small model learns a few objects by heart."""
+    return TrainSettings(
+        steps=steps,
+        batch=batch,
+        ema=0.9,
+        optimiser=OptimiserSettings(betas=(0.9, 0.95)),
+        schedule=ScheduleSettings(kind="lin0", warmup=10),
+        log_every=40,
+    )
 
 
 def batch_of(task: ARTask, count: int = 2, step: int = 0) -> Any:

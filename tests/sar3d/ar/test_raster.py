@@ -1,26 +1,23 @@
 """Tokens of the coarsest scales, drawn one after another: who knows of whom, and that they agree on one object."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from decoding_parts import SHORT, prompts, quantizer, transformer
-from learners import SMALL, Codes, make_task, save_vqvae, token_sample
+from decoding_parts import prompts, quantizer, transformer
+from learners import SMALL, Codes, brief, make_task, save_vqvae, token_sample
 from torch import Tensor
 
 from sar3d.ar.condition import Condition
-from sar3d.ar.config import ARConfig
 from sar3d.ar.likelihood import drawn, next_inputs
-from sar3d.ar.sampling import Decoding, generate
+from sar3d.ar.sampling import generate
+from sar3d.ar.sheets import FREE
 from sar3d.ar.task import FrozenVQVAE, decays
 from sar3d.ar.task_config import ConditionDropoutConfig
 from sar3d.ar.transformer import ARTransformer
 from sar3d.errors import UserError
 from sar3d.hub import from_pretrained, save_pretrained, to_published
 from sar3d.training.fit import fit
-from sar3d.training.schedule import ScheduleSettings
-from sar3d.training.settings import OptimiserSettings, TrainSettings
 
 TOLD = 15
 """Tokens of the two coarsest scales."""
@@ -86,19 +83,11 @@ def test_what_nobody_asked_for_is_one_object_and_no_mixture(vqvae: FrozenVQVAE, 
     once, hardly more than by chance are.
     """
     task = make_task(vqvae, dropout=ConditionDropoutConfig(share=0.9), model={**SMALL, "raster_scales": raster})
-    settings = TrainSettings(
-        steps=150,
-        batch=12,
-        ema=0.9,
-        optimiser=OptimiserSettings(betas=(0.9, 0.95)),
-        schedule=ScheduleSettings(kind="lin0", warmup=10),
-    )
-    model = fit(task, Codes(6), settings, lambda step, metrics: None)
+    model = fit(task, Codes(6), brief(150, 12), lambda step, metrics: None)
     assert isinstance(model, ARTransformer)
     empty = Condition(task.empty.tokens.float(), task.empty.pooled.float())
     codebook = vqvae.load("cpu").quantizer
-    free = Decoding(guidance=0.0, top_k=0, top_p=0.95)
-    made = generate(model.eval(), codebook, empty.expand(64), empty, range(64), free).tokens[:, :TOLD]
+    made = generate(model.eval(), codebook, empty.expand(64), empty, range(64), FREE).tokens[:, :TOLD]
     known = torch.stack([token_sample(n).codes[:TOLD] for n in range(6)])
     alike = (made[:, None] == known).float().mean(-1)
     if raster:
@@ -106,11 +95,3 @@ def test_what_nobody_asked_for_is_one_object_and_no_mixture(vqvae: FrozenVQVAE, 
         assert len(alike.argmax(1).unique()) >= 5
     else:
         assert (alike.amax(1) == 1).float().mean() < 0.1
-
-
-def test_the_published_models_have_none() -> None:
-    assert ARConfig().raster_scales == 0
-    assert ARConfig().raster_tokens == 0
-    config = dataclasses.replace(ARConfig(), raster_scales=2)
-    assert config.raster_tokens == TOLD
-    assert SHORT[:2] == config.scales[:2]

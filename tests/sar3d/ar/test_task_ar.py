@@ -16,6 +16,7 @@ from learners import (
     Codes,
     asked,
     batch_of,
+    brief,
     make_task,
     save_vqvae,
     token_sample,
@@ -32,9 +33,8 @@ from sar3d.ar.task_config import ARTaskConfig, ConditionDropoutConfig, PrefixCon
 from sar3d.ar.transformer import ARTransformer
 from sar3d.errors import UserError
 from sar3d.training.fit import fit, start, train_step
-from sar3d.training.schedule import ScheduleSettings
 from sar3d.training.seeds import SampleKey
-from sar3d.training.settings import OptimiserSettings, TrainSettings
+from sar3d.training.settings import TrainSettings
 from sar3d.training.task import Alone
 from sar3d.vqvae.model import VQVAE
 from sar3d.vqvae.quantizer import unpack
@@ -209,16 +209,8 @@ def test_the_task_travels_to_workers(vqvae: FrozenVQVAE) -> None:
 def learnt(vqvae: FrozenVQVAE) -> tuple[ARTask, ARTransformer, list[dict[str, float]]]:
     """A model that knows six objects by heart, with and without their prompts."""
     task = make_task(vqvae, dropout=ConditionDropoutConfig(share=0.25))
-    settings = TrainSettings(
-        steps=120,
-        batch=6,
-        ema=0.9,
-        optimiser=OptimiserSettings(betas=(0.9, 0.95)),
-        schedule=ScheduleSettings(kind="lin0", warmup=10),
-        log_every=40,
-    )
     logged: list[dict[str, float]] = []
-    model = fit(task, Codes(6), settings, lambda step, metrics: logged.append(metrics))
+    model = fit(task, Codes(6), brief(120, 6), lambda step, metrics: logged.append(metrics))
     assert isinstance(model, ARTransformer)
     return task, model.eval(), logged
 
