@@ -11,10 +11,11 @@ from sar3d.errors import ObjectError
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.normals import repaired_normals
 from sar3d.meshes.scene import Material, Primitive, Scene
+from sar3d.meshes.warning_list import WarningList
 
 _GREATEST_COORDINATE = 1e18
 _OFFSET_RATIO = 256.0
-"""Farther from the origin than so many of its own extents, an object is stored relative to its centre."""
+"""Farther from the origin than so many of its own extents, an object is stored relative to its center."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Piece:
     colors: NDArray[np.float32] | None = None
 
 
-def assemble(pieces: Sequence[Piece]) -> Scene:
+def assemble(pieces: Sequence[Piece], warnings: WarningList) -> Scene:
     """Merge the pieces that can be drawn together and check the whole.
 
     Raises ObjectError: `no_faces`, `non_finite`, `degenerate`.
@@ -41,7 +42,7 @@ def assemble(pieces: Sequence[Piece]) -> Scene:
         groups[(id(piece.material), piece.uvs is not None, piece.colors is not None)].append(piece)
     merged = [_merged(group) for group in groups.values()]
     offset = _offset(merged)
-    scene = Scene(tuple(_primitive(piece, offset) for piece in merged), (offset[0], offset[1], offset[2]))
+    scene = Scene(tuple(_primitive(piece, offset, warnings) for piece in merged), (offset[0], offset[1], offset[2]))
     low, high = scene.bounds()
     if not (high - low).max() > 0:
         raise ObjectError("degenerate", "all its points coincide")
@@ -85,13 +86,20 @@ def _offset(pieces: Iterable[Piece]) -> tuple[float, float, float]:
     return (float(x), float(y), float(z)) if far else (0.0, 0.0, 0.0)
 
 
-def _primitive(piece: Piece, offset: tuple[float, float, float]) -> Primitive:
+def _primitive(piece: Piece, offset: tuple[float, float, float], warnings: WarningList) -> Primitive:
     moved = piece.positions - np.asarray(offset) if any(offset) else piece.positions
     return Primitive(
         positions=np.ascontiguousarray(moved, np.float32),
-        normals=np.ascontiguousarray(repaired_normals(piece.normals, piece.positions, piece.faces), np.float32),
+        normals=np.ascontiguousarray(_repaired(piece, warnings), np.float32),
         faces=np.ascontiguousarray(piece.faces, np.uint32),
         material=piece.material,
         uvs=None if piece.uvs is None else np.ascontiguousarray(piece.uvs, np.float32),
         colors=None if piece.colors is None else np.ascontiguousarray(piece.colors, np.float32),
     )
+
+
+def _repaired(piece: Piece, warnings: WarningList) -> NDArray[np.floating]:
+    normals, broken = repaired_normals(piece.normals, piece.positions, piece.faces)
+    if broken:
+        warnings.add(f"{broken} of its vertex normals are zero or not finite and were made from the faces around")
+    return normals

@@ -16,9 +16,9 @@ _REDUCTIONS = (2, 4, 8)
 
 
 def decode_image(data: bytes, max_pixels: int, room: int) -> NDArray[np.uint8]:
-    """(H, W, 4) uint8, colour as stored (sRGB) and linear alpha. 16-bit images keep their upper 8 bits.
+    """(H, W, 4) uint8, color as stored (sRGB) and linear alpha. 16-bit images keep their upper 8 bits.
 
-    The format is recognised by content. An image of more than `max_pixels` is reduced while decoding if it is a JPEG
+    The format is recognized by content. An image of more than `max_pixels` is reduced while decoding if it is a JPEG
     and otherwise rejected; so is one of more than `room`, the pixels left to the object.
     Raises ObjectError: `bad_image`, `texture_too_large`.
     """
@@ -52,7 +52,7 @@ def to_rgba(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W, 4) uint8 of any Pillow image."""
     if image.mode.startswith("I"):
         grey = np.asarray(image)
-        # Conversion by Pillow would clip, not scale, 16-bit grey.
+        # Conversion by Pillow would clip, not scale, 16-bit gray.
         bright = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)
         return np.dstack([bright, bright, bright, np.full_like(bright, 255)])
     return np.array(image.convert("RGBA"))

@@ -20,17 +20,20 @@ def flat_geometry(
 
 def repaired_normals(
     normals: NDArray[np.floating], positions: NDArray[np.floating], faces: NDArray[np.uint32]
-) -> NDArray[np.floating]:
-    """Unit normals (N, 3); those that are not finite or zero become the area-weighted mean of the faces around."""
+) -> tuple[NDArray[np.floating], int]:
+    """Unit normals (N, 3); those that are not finite or zero become the area-weighted mean of the faces around.
+
+    Also returns how many these were.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.square(normals, dtype=np.float64).sum(axis=1)
         good = np.isfinite(squares) & (squares > 1e-200)
         if not good.all():
             normals = np.where(good[:, None], normals, _vertex_vectors(positions, faces))
-            return unit(normals.astype(np.float64))
+            return unit(normals.astype(np.float64)), int((~good).sum())
     if np.abs(squares - 1.0).max(initial=0.0) < 1e-5:
-        return normals
-    return normals / np.sqrt(squares)[:, None]
+        return normals, 0
+    return normals / np.sqrt(squares)[:, None], 0
 
 
 def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

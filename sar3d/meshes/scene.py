@@ -23,10 +23,10 @@ class Texture:
 
 @dataclass(frozen=True)
 class Material:
-    """Surface colour only. Shading needs no more: metalness, roughness, emission and normal maps are not drawn."""
+    """Surface color only. Shading needs no more: metalness, roughness, emission and normal maps are not drawn."""
 
     base_color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    """Linear RGBA factor, multiplied with texture and vertex colour."""
+    """Linear RGBA factor, multiplied with texture and vertex color."""
     texture: Texture | None = None
     alpha_mode: AlphaMode = "OPAQUE"
     alpha_cutoff: float = 0.5
@@ -60,7 +60,9 @@ class Scene:
     primitives: tuple[Primitive, ...]
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Added to all positions. Zero unless the object lies so far from the origin that float32 would coarsen it; always
-    zero after normalisation."""
+    zero after normalization."""
+    warnings: tuple[str, ...] = ()
+    """What the reader mended, guessed or cannot draw, a sentence each; empty where nothing was wrong."""
 
     @property
     def triangles(self) -> int:

@@ -1,4 +1,4 @@
-"""Recognise, from its first bytes, a file that is not what its name says."""
+"""Recognize, from its first bytes, a file that is not what its name says."""
 
 from sar3d.errors import ObjectError
 

@@ -1,4 +1,4 @@
-"""Affine maps of whole meshes, in float64, and the normalisation that every later stage assumes."""
+"""Affine maps of whole meshes, in float64, and the normalization that every later stage assumes."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ Y_UP_TO_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 
 """(x, y, z) -> (x, -z, y)."""
 
 
-def normalise(scene: Scene, half_extent: float = 0.45) -> tuple[Scene, NDArray[np.float64]]:
-    """Turn a y-up scene z-up, centre its bounding box and scale its largest half-extent to `half_extent`.
+def normalize(scene: Scene, half_extent: float = 0.45) -> tuple[Scene, NDArray[np.float64]]:
+    """Turn a y-up scene z-up, center its bounding box and scale its largest half-extent to `half_extent`.
 
     Returns the scene and the (4, 4) float64 matrix that takes source coordinates (y up, `scene.offset` included) to
-    normalised ones. Raises ObjectError `degenerate` where all points coincide.
-    Source: the normalisation of G-Objaverse (0.45).
+    normalized ones. Raises ObjectError `degenerate` where all points coincide.
+    Source: the normalization of G-Objaverse (0.45).
     """
     low, high = scene.bounds()
     extent = float((high - low).max()) / 2
@@ -37,7 +37,7 @@ def normalise(scene: Scene, half_extent: float = 0.45) -> tuple[Scene, NDArray[n
         )
         for p in scene.primitives
     )
-    return Scene(primitives), matrix
+    return dataclasses.replace(scene, primitives=primitives, offset=(0.0, 0.0, 0.0)), matrix
 
 
 def cofactors(matrices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ def loader_process(limits: Limits = Limits()) -> LimitedProcess:  # noqa: B008  
 
 def load_safely(
     path: Path,
+    root: Path | None = None,
     limits: MeshLimits = MeshLimits(),  # noqa: B008  frozen
     up: UpAxis = "y",
     process: LimitedProcess | None = None,
@@ -43,8 +44,9 @@ def load_safely(
     check_axis(up)
     if process is None:
         with loader_process() as own:
-            return load_safely(path, limits, up, own)
-    request = {"path": str(path), "limits": dataclasses.asdict(limits), "up": up}
+            return load_safely(path, root, limits, up, own)
+    bound = None if root is None else str(root)
+    request = {"path": str(path), "root": bound, "limits": dataclasses.asdict(limits), "up": up}
     reply, blobs = process.call(request)
     try:
         return unpack_scene(reply, blobs)
@@ -54,7 +56,8 @@ def load_safely(
 
 def handle(request: Json, blobs: list[bytes]) -> tuple[Json, list[memoryview]]:
     """The child's side of `load_safely`."""
-    scene = load_scene(Path(request["path"]), MeshLimits(**request["limits"]), request["up"])
+    root = None if request["root"] is None else Path(request["root"])
+    scene = load_scene(Path(request["path"]), root, MeshLimits(**request["limits"]), request["up"])
     return pack_scene(scene)
 
 
@@ -92,6 +95,7 @@ def pack_scene(scene: Scene) -> tuple[Json, list[memoryview]]:
         "materials": list(materials.values()),
         "textures": list(textures.values()),
         "offset": list(scene.offset),
+        "warnings": list(scene.warnings),
     }
     return reply, blobs
 
@@ -120,7 +124,8 @@ def unpack_scene(reply: Json, blobs: Sequence[bytes]) -> Scene:
         for m in reply["materials"]
     ]
     x, y, z = map(float, reply["offset"])
-    return Scene(tuple(_primitive(p, materials, blobs) for p in reply["primitives"]), (x, y, z))
+    warnings = tuple(map(str, reply["warnings"]))
+    return Scene(tuple(_primitive(p, materials, blobs) for p in reply["primitives"]), (x, y, z), warnings)
 
 
 def _primitive(packed: Json, materials: list[Material], blobs: Sequence[bytes]) -> Primitive:

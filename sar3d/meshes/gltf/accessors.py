@@ -27,7 +27,7 @@ def view_bytes(document: Document, index: int) -> NDArray[np.uint8]:
 def read_accessor(document: Document, index: int, widths: tuple[int, ...], *, scaled: bool) -> NDArray[Any]:
     """(count, width) values of an accessor, sparse values applied; read-only, since callers share it.
 
-    `widths` are the numbers of components that the use allows. With `scaled`, integers marked normalised become
+    `widths` are the numbers of components that the use allows. With `scaled`, integers marked normalized become
     float32 in [0, 1] or [-1, 1] (specification 3.11) and other integers become float32 as they are.
     Raises ObjectError: `truncated`, `malformed`, `index_out_of_range`, `too_many_vertices`.
     """
@@ -35,7 +35,7 @@ def read_accessor(document: Document, index: int, widths: tuple[int, ...], *, sc
         accessor = document.item("accessors", index)
         values = _values(document, accessor, f"accessors[{index}]")
         if scaled:
-            values = as_floats(values, normalised=accessor.get("normalized") is True)
+            values = as_floats(values, normalized=accessor.get("normalized") is True)
         values.flags.writeable = False
         document.accessors[(index, scaled)] = values
     values = document.accessors[(index, scaled)]
@@ -44,12 +44,17 @@ def read_accessor(document: Document, index: int, widths: tuple[int, ...], *, sc
     return values
 
 
-def as_floats(values: NDArray[Any], *, normalised: bool) -> NDArray[np.float32]:
-    """float32 of any component type; normalised integers are divided by their greatest value."""
+def as_floats(values: NDArray[Any], *, normalized: bool) -> NDArray[np.float32]:
+    """float32 of any component type; normalized integers are divided by their greatest value."""
     floats = values.astype(np.float32, copy=False)
-    if normalised and values.dtype.kind in "iu":
+    if normalized and values.dtype.kind in "iu":
         floats = np.maximum(floats / np.float32(np.iinfo(values.dtype).max), np.float32(-1.0))
     return floats
+
+
+def element_bytes(accessor: Json, what: str) -> int:
+    """Bytes of one element. Raises ObjectError `malformed` for an unknown type."""
+    return _component(accessor, what).itemsize * _width(accessor, what)
 
 
 def accessor_count(document: Document, index: int) -> int:

@@ -2,18 +2,20 @@
 
 import json
 import struct
-from pathlib import Path
 from typing import Any, NoReturn
 
 from sar3d.errors import ObjectError
+from sar3d.meshes.beside import Beside, shown
 from sar3d.meshes.gltf.document import Document, array, integer, optional_object, text
+from sar3d.meshes.gltf.mending import mended
 from sar3d.meshes.limits import MeshLimits
+from sar3d.meshes.warning_list import WarningList
 
 _JSON_CHUNK = 0x4E4F534A
 _BIN_CHUNK = 0x004E4942
 _BOM = b"\xef\xbb\xbf"
 
-# KHR_materials_*, KHR_lights_* and such alter shading, not surface colour or geometry, so they are safe to disregard.
+# KHR_materials_*, KHR_lights_* and such alter shading, not surface color or geometry, so they are safe to disregard.
 _HARMLESS = ("KHR_materials_", "KHR_lights_", "KHR_xmp", "KHR_animation_", "KHR_audio")
 _SUPPORTED = {
     "KHR_draco_mesh_compression",
@@ -26,13 +28,14 @@ _SUPPORTED = {
 }
 
 
-def open_document(data: bytes, folder: Path, limits: MeshLimits) -> Document:
+def open_document(data: bytes, beside: Beside, limits: MeshLimits, warnings: WarningList) -> Document:
     """Check the framing and the version and parse the JSON.
 
     Raises ObjectError: `truncated`, `malformed`, `unsupported_version`, `unsupported_extension`.
     """
     head, binary = _chunks(data) if data.startswith(b"glTF") else (data, None)
-    document = Document(_parse(bytes(head)), binary, folder, limits, bytes_read=len(data))
+    text = bytes(head)
+    document = Document(mended(_parse(text), text, warnings), binary, beside, limits, warnings)
     _check_version(document)
     _check_binary(document)
     _check_extensions(document)
@@ -116,3 +119,6 @@ def _check_extensions(document: Document) -> None:
             raise ObjectError("malformed", "'extensionsRequired' is not a list of names")
         if name not in _SUPPORTED and not name.startswith(_HARMLESS):
             raise ObjectError("unsupported_extension", f"it needs {name[:80]}, which cannot be decoded")
+    for name in array(document.json, "extensionsUsed"):
+        if isinstance(name, str) and name not in _SUPPORTED and not name.startswith(_HARMLESS):
+            document.warnings.add(f"it uses the extension {shown(name)}, which is not drawn")

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sar3d.errors import ObjectError
+from sar3d.meshes.beside import Beside
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.uris import read_uri
+from sar3d.meshes.warning_list import WarningList
 
 Json = dict[str, Any]
 
@@ -23,9 +24,9 @@ class Document:
     json: Json
     binary: bytes | memoryview | None
     """The GLB's BIN chunk, None in a .gltf."""
-    folder: Path
+    beside: Beside
     limits: MeshLimits
-    bytes_read: int = 0
+    warnings: WarningList
     pixels_decoded: int = 0
     buffers: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     accessors: dict[tuple[int, bool], NDArray[Any]] = field(default_factory=dict)
@@ -39,15 +40,12 @@ class Document:
             raise ObjectError("malformed", f"there is no {collection}[{index}], the file has {len(entries)}")
         return as_object(entries[index], f"{collection}[{index}]")
 
-    def read(self, path: Path) -> bytes:
-        """A referenced file, counted against the limit of bytes."""
-        self.bytes_read += path.stat().st_size
-        if self.bytes_read > self.limits.bytes:
-            raise ObjectError("too_large", f"the file and what it refers to exceed {self.limits.bytes} bytes")
-        return path.read_bytes()
-
     def read_uri(self, uri: str) -> bytes:
-        return read_uri(uri, self.folder, self.read)
+        return read_uri(uri, self.beside)
+
+    def uses(self, name: str) -> bool:
+        """Whether the file says that it uses the extension `name`."""
+        return name in array(self.json, "extensionsUsed") or name in array(self.json, "extensionsRequired")
 
 
 def as_object(value: Any, what: str) -> Json:
@@ -91,9 +89,10 @@ def optional_index(parent: Json, key: str) -> int | None:
 def indices(parent: Json, key: str) -> list[int]:
     """An optional list of indices; absent means empty."""
     values = array(parent, key)
-    if not all(type(v) is int and v >= 0 for v in values):
+    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    if not all(type(v) is int and v >= 0 for v in whole):
         raise ObjectError("malformed", f"'{key}' is not a list of indices")
-    return values
+    return whole
 
 
 def number(parent: Json, key: str, default: float) -> float:

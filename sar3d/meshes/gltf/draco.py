@@ -16,7 +16,7 @@ def decode_draco(
     """({attribute name: values (N, width)}, faces (F, 3)) of one compressed primitive.
 
     The extension maps names to the *unique ids* of Draco attributes. Integers stay integers unless the accessor of
-    the same name marks them normalised. Raises ObjectError `draco` where the stream cannot be decoded or disagrees
+    the same name marks them normalized. Raises ObjectError `draco` where the stream cannot be decoded or disagrees
     with the accessors (decoders that fail quietly yield zeros).
     """
     import DracoPy  # 20 ms that few files need
@@ -51,7 +51,7 @@ def _attribute(document: Document, decoded: dict[int, Any], wanted: Json, access
         if count != len(values):
             raise ObjectError("draco", f"a Draco stream has {len(values)} vertices, its accessor {count}")
         if document.item("accessors", index).get("normalized") is True:
-            values = as_floats(values, normalised=True)
+            values = as_floats(values, normalized=True)
     return values
 
 

@@ -1,4 +1,4 @@
-"""Materials as surface colour: base colour factor, texture, alpha (glTF 2.0 specification, section 3.9)."""
+"""Materials as surface color: base color factor, texture, alpha (glTF 2.0 specification, section 3.9)."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _WHITE = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Surface:
+class SurfaceShading:
     """A material and how to make its texture coordinates."""
 
     material: Material
@@ -40,19 +40,19 @@ class Surface:
     """(2, 3) of KHR_texture_transform, None where it changes nothing."""
 
 
-def read_surface(document: Document, index: int | None) -> Surface:
+def read_surface(document: Document, index: int | None) -> SurfaceShading:
     """The material `index` (None: the specification's default). Equal materials are one object, so that what they
     cover can be drawn at once. Raises ObjectError for a texture that cannot be read."""
     if index is None:
-        return Surface(_shared(document, Material(double_sided=False), None), 0, None)
+        return SurfaceShading(_shared(document, Material(double_sided=False), None), 0, None)
     key = ("surface", index)
     if key not in document.materials:
         document.materials[key] = _surface(document, document.item("materials", index))
-    surface: Surface = document.materials[key]
+    surface: SurfaceShading = document.materials[key]
     return surface
 
 
-def _surface(document: Document, source: Json) -> Surface:
+def _surface(document: Document, source: Json) -> SurfaceShading:
     factor, info = _base_color(source)
     texture_key, texture, texcoord, transform = None, None, 0, None
     if info is not None:
@@ -61,15 +61,24 @@ def _surface(document: Document, source: Json) -> Surface:
     mode = text(source, "alphaMode", "OPAQUE")
     if mode not in ("OPAQUE", "MASK", "BLEND"):
         raise ObjectError("malformed", f"a material has the unknown alphaMode {mode[:20]!r}")
+    color = [min(max(value, 0.0), 1.0) for value in factor]
+    if color != factor:
+        document.warnings.add(f"a material has the base color {_shown(factor)}, outside 0 to 1; it was clipped")
+    if not any(color[:3]) and any(numbers(source, "emissiveFactor", (0.0, 0.0, 0.0))):
+        document.warnings.add("a material is black but for its emission, which is not drawn")
     material = Material(
-        base_color=cast(tuple[float, float, float, float], tuple(factor)),
+        base_color=cast(tuple[float, float, float, float], tuple(color)),
         texture=texture,
         alpha_mode=cast(AlphaMode, mode),
         alpha_cutoff=number(source, "alphaCutoff", 0.5) if mode == "MASK" else 0.5,
         double_sided=source.get("doubleSided") is True,
         unlit=extension(source, "KHR_materials_unlit") is not None,
     )
-    return Surface(_shared(document, material, texture_key), texcoord, transform)
+    return SurfaceShading(_shared(document, material, texture_key), texcoord, transform)
+
+
+def _shown(factor: list[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in factor)
 
 
 def _shared(document: Document, material: Material, texture_key: object) -> Material:
@@ -82,7 +91,7 @@ _KEY_FIELDS = ("base_color", "alpha_mode", "alpha_cutoff", "double_sided", "unli
 
 
 def _base_color(source: Json) -> tuple[list[float], Json | None]:
-    """(linear RGBA factor, texture info); of the older specular-glossiness model the diffuse colour."""
+    """(linear RGBA factor, texture info); of the older specular-glossiness model the diffuse color."""
     glossiness = extension(source, "KHR_materials_pbrSpecularGlossiness")
     if glossiness is not None:
         parent, factor, texture = glossiness, "diffuseFactor", "diffuseTexture"

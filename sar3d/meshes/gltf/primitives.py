@@ -7,14 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar3d.errors import ObjectError
+from sar3d.meshes.colors import mended_uvs
 from sar3d.meshes.gltf.accessors import accessor_count, as_floats, read_accessor
+from sar3d.meshes.gltf.conformance import check_attributes
 from sar3d.meshes.gltf.document import Document, Json, extension, integer, optional_object
 from sar3d.meshes.gltf.draco import decode_draco
-from sar3d.meshes.gltf.materials import Surface
+from sar3d.meshes.gltf.materials import SurfaceShading
 from sar3d.meshes.gltf.skins import Binding, morph, read_binding
 from sar3d.meshes.normals import flat_geometry
+from sar3d.meshes.warning_list import WarningList
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
+_ROUNDING = 1e-3
+"""So far may a color lie outside its range without a word."""
+_MENDED = ("POSITION", "NORMAL", "TEXCOORD", "COLOR")
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,27 @@ class _Attributes:
             values = self.decoded[name]
             if values.shape[1] not in widths:
                 raise ObjectError("malformed", f"{name} has {values.shape[1]} components, expected {widths}")
-            return as_floats(values, normalised=False) if scaled else values
+            return as_floats(values, normalized=False) if scaled else values
         if name not in self.names:
             return None
         return read_accessor(self.document, integer(self.names, name), widths, scaled=scaled)
 
-    def floats(self, name: str, widths: tuple[int, ...], *, always_normalised: bool = False) -> NDArray[Any] | None:
-        """Checked to be finite. Colours and weights may only be normalised if they are integers, marked or not."""
-        values = self.raw(name, widths, scaled=not always_normalised)
+    def floats(self, name: str, widths: tuple[int, ...], *, always_normalized: bool = False) -> NDArray[Any] | None:
+        """Colors and weights may only be normalized if they are integers, marked or not. Checked to be finite, but for
+        what is checked or mended where it is used: positions, normals, texture coordinates, colors."""
+        values = self.raw(name, widths, scaled=not always_normalized)
         if values is None:
             return None
-        if always_normalised:
-            values = as_floats(values, normalised=True)
-        if name != "NORMAL" and not np.isfinite(values).all():
+        if always_normalized:
+            values = as_floats(values, normalized=True)
+        if not name.startswith(_MENDED) and not np.isfinite(values).all():
             raise ObjectError("non_finite", f"the attribute {name} has values that are not finite")
         return values
 
 
-def read_geometry(document: Document, primitive: Json, surface: Surface, weights: list[float]) -> Geometry | None:
+def read_geometry(
+    document: Document, primitive: Json, surface: SurfaceShading, weights: list[float]
+) -> Geometry | None:
     """Decode a primitive with the morph weights given; None where it draws no triangle (points, lines, nothing).
 
     Missing normals become flat ones and unshare the vertices, as the specification asks; broken ones are repaired
@@ -76,6 +85,7 @@ def read_geometry(document: Document, primitive: Json, surface: Surface, weights
     if mode < _TRIANGLES or "POSITION" not in names:
         return None
     _check_count(document, accessor_count(document, integer(names, "POSITION")))
+    check_attributes(document, names)
     attributes = _Attributes(document, primitive)
     positions = attributes.floats("POSITION", (3,))
     assert positions is not None
@@ -84,17 +94,29 @@ def read_geometry(document: Document, primitive: Json, surface: Surface, weights
         return None
     if faces.max() >= len(positions):
         raise ObjectError("index_out_of_range", f"a face refers to vertex {faces.max()} of {len(positions)}")
+    positions = _finite_positions(positions, faces, document.warnings)
     base_normals = attributes.floats("NORMAL", (3,))
     geometry = Geometry(
         positions=morph(document, primitive, weights, positions, "POSITION"),
         normals=positions if base_normals is None else morph(document, primitive, weights, base_normals, "NORMAL"),
         faces=faces,
         uvs=_uvs(attributes, surface, len(positions)),
-        colors=_colors(attributes),
+        colors=_colors(attributes, document.warnings),
         binding=_binding(attributes),
     )
     _check_lengths(geometry)
     return geometry if base_normals is not None else _flat(document, geometry)
+
+
+def _finite_positions(positions: NDArray[Any], faces: NDArray[np.uint32], warnings: WarningList) -> NDArray[Any]:
+    """A vertex of no face may be anywhere, so what is not finite there becomes 0, with a warning; else `non_finite`."""
+    if np.isfinite(positions).all():
+        return positions
+    broken = ~np.isfinite(positions).all(axis=1)
+    if broken[faces.reshape(-1)].any():
+        raise ObjectError("non_finite", "the attribute POSITION has values that are not finite")
+    warnings.add(f"{int(broken.sum())} vertices of no face have positions that are not finite; 0 was taken for them")
+    return np.where(broken[:, None], 0, positions)
 
 
 def _check_count(document: Document, count: int) -> None:
@@ -133,24 +155,34 @@ def _faces(document: Document, primitive: Json, mode: int, vertices: int) -> NDA
     return faces
 
 
-def _uvs(attributes: _Attributes, surface: Surface, vertices: int) -> NDArray[np.float32] | None:
+def _uvs(attributes: _Attributes, surface: SurfaceShading, vertices: int) -> NDArray[np.float32] | None:
     if surface.material.texture is None:
         return None
     uvs = attributes.floats(f"TEXCOORD_{surface.texcoord}", (2,))
     if uvs is None:
         # What graphics hardware feeds for an absent attribute, so what the author saw.
+        attributes.document.warnings.add(
+            f"a texture is drawn by TEXCOORD_{surface.texcoord}, which {vertices} of its vertices lack; they show one color"
+        )
         return np.zeros((vertices, 2), np.float32)
+    uvs = mended_uvs(uvs, attributes.document.warnings)
     matrix = surface.uv_transform
     return uvs if matrix is None else (uvs @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def _colors(attributes: _Attributes) -> NDArray[np.float32] | None:
-    colors = attributes.floats("COLOR_0", (3, 4), always_normalised=True)
+def _colors(attributes: _Attributes, warnings: WarningList) -> NDArray[np.float32] | None:
+    colors = attributes.floats("COLOR_0", (3, 4), always_normalized=True)
     if colors is None:
         return None
     if colors.shape[1] == 3:
         colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], axis=1)
-    return np.clip(colors, 0.0, 1.0)
+    if not np.isfinite(colors).all():
+        warnings.add("some of its vertex colors are not finite; 1 was taken for them")
+        colors = np.where(np.isfinite(colors), colors, np.float32(1))
+    clipped = np.clip(colors, 0.0, 1.0)
+    if np.abs(colors - clipped).max(initial=0.0) > _ROUNDING:
+        warnings.add("some of its vertex colors lie outside 0 to 1 and were clipped")
+    return clipped
 
 
 def _binding(attributes: _Attributes) -> Binding | None:
@@ -159,7 +191,7 @@ def _binding(attributes: _Attributes) -> Binding | None:
     while (sets := attributes.raw(f"JOINTS_{len(joints)}", (4,), scaled=False)) is not None:
         if sets.dtype.kind != "u":
             raise ObjectError("malformed", "the joints of a primitive are not unsigned integers")
-        shares = attributes.floats(f"WEIGHTS_{len(joints)}", (4,), always_normalised=True)
+        shares = attributes.floats(f"WEIGHTS_{len(joints)}", (4,), always_normalized=True)
         if shares is None or shares.shape != sets.shape:
             raise ObjectError("malformed", f"a primitive has JOINTS_{len(joints)} without matching weights")
         joints.append(sets)

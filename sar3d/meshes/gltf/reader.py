@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sar3d.errors import ObjectError
 from sar3d.meshes.assemble import Piece, assemble, check_totals
 from sar3d.meshes.gltf.document import Document, Json, array, as_object, numbers, optional_index
-from sar3d.meshes.gltf.materials import Surface, read_surface
+from sar3d.meshes.gltf.materials import SurfaceShading, read_surface
 from sar3d.meshes.gltf.nodes import Hierarchy, instance_matrices, read_hierarchy
 from sar3d.meshes.gltf.primitives import Geometry, read_geometry
 from sar3d.meshes.gltf.skins import apply_skin, joint_matrices
@@ -48,7 +48,7 @@ def read_gltf(document: Document) -> Scene:
             if rigid:
                 pieces.append(_placed(geometry, surface, np.concatenate(rigid)))
             pieces.extend(_posed(document, geometry, surface, hierarchy, *where) for where in skinned)
-    return assemble(pieces)
+    return assemble(pieces, document.warnings)
 
 
 def _placements(document: Document, hierarchy: Hierarchy) -> _Placements:
@@ -79,7 +79,7 @@ def _weights(document: Document, node: Json, mesh: int) -> list[float]:
     return numbers(owner, "weights", [0.0] * len(array(owner, "weights")))
 
 
-def _geometries(document: Document, mesh: int, weights: list[float]) -> Iterator[tuple[Geometry, Surface]]:
+def _geometries(document: Document, mesh: int, weights: list[float]) -> Iterator[tuple[Geometry, SurfaceShading]]:
     for index, entry in enumerate(array(document.item("meshes", mesh), "primitives")):
         primitive = as_object(entry, f"meshes[{mesh}].primitives[{index}]")
         surface = read_surface(document, optional_index(primitive, "material"))
@@ -88,7 +88,7 @@ def _geometries(document: Document, mesh: int, weights: list[float]) -> Iterator
             yield geometry, surface
 
 
-def _placed(geometry: Geometry, surface: Surface, matrices: NDArray[np.float64]) -> Piece:
+def _placed(geometry: Geometry, surface: SurfaceShading, matrices: NDArray[np.float64]) -> Piece:
     """All rigid copies of a geometry at once; `matrices` (K, 4, 4)."""
     material = surface.material
     if len(matrices) == 1 and np.array_equal(matrices[0], _IDENTITY):
@@ -113,7 +113,7 @@ def _placed(geometry: Geometry, surface: Surface, matrices: NDArray[np.float64])
 def _posed(
     document: Document,
     geometry: Geometry,
-    surface: Surface,
+    surface: SurfaceShading,
     hierarchy: Hierarchy,
     skin: int,
     placed: NDArray[np.float64],

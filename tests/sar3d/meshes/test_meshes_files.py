@@ -12,8 +12,8 @@ from PIL import Image
 
 from sar3d.errors import ObjectError, UserError
 from sar3d.isolation import LimitedProcess, Limits
-from sar3d.meshes import MeshLimits, Scene, load_safely, load_scene, loader_process, normalise
-from sar3d.meshes.plain_formats import srgb_to_linear
+from sar3d.meshes import MeshLimits, Scene, load_safely, load_scene, loader_process, normalize
+from sar3d.meshes.colors import srgb_to_linear
 from sar3d.meshes.scene import Material, Primitive, Texture
 from sar3d.meshes.worker import pack_scene, unpack_scene
 
@@ -22,7 +22,7 @@ def u8(values: Any) -> NDArray[np.uint8]:
     return np.array(values, np.uint8)
 
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+SHARED = Path(__file__).parents[3].parent / "shared"
 
 
 def manifest(folder: str) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def test_difficult_files_meet_their_expectation() -> None:
         for entry in manifest("hard"):
             kind = ""
             try:
-                scene, _ = normalise(load_safely(SHARED / "hard" / entry["file"], process=process))
+                scene, _ = normalize(load_safely(SHARED / "hard" / entry["file"], process=process))
                 assert np.abs(scene.bounds()).max() == pytest.approx(0.45, rel=1e-4)
             except ObjectError as error:
                 kind = error.kind
@@ -103,7 +103,7 @@ def test_real_objects_agree_with_their_manifest_and_with_trimesh() -> None:
 
 # --- .obj, .ply, .stl ------------------------------------------------------------------------------------------------
 
-OBJ = """mtllib colours.mtl
+OBJ = """mtllib colors.mtl
 v 0 0 0
 v 1 0 0
 v 1 1 0
@@ -125,7 +125,7 @@ MTL = "newmtl picture\nKd 0 0 0\nmap_Kd sub/quarters.png\n\nnewmtl plain\nKd 0.5
 def write_obj(folder: Path, obj: str = OBJ, mtl: str = MTL) -> Path:
     (folder / "sub").mkdir()
     Image.fromarray(u8([[[255, 0, 0]], [[0, 255, 0]]])).save(folder / "sub" / "quarters.png")
-    (folder / "colours.mtl").write_text(mtl)
+    (folder / "colors.mtl").write_text(mtl)
     (folder / "model.obj").write_text(obj)
     return folder / "model.obj"
 
@@ -166,7 +166,7 @@ def test_references_of_an_obj_follow_the_same_rules(tmp_path: Path, mtl: str, ki
 
 
 def test_an_obj_whose_material_library_is_elsewhere_is_refused(tmp_path: Path) -> None:
-    path = write_obj(tmp_path, OBJ.replace("colours.mtl", "../colours.mtl"))
+    path = write_obj(tmp_path, OBJ.replace("colors.mtl", "../colors.mtl"))
     with pytest.raises(ObjectError) as caught:
         load_scene(path)
     assert caught.value.kind == "unsafe_uri"
@@ -193,7 +193,7 @@ end_header
 """
 
 
-def test_ply_colours_become_linear_and_z_may_be_up(tmp_path: Path) -> None:
+def test_ply_colors_become_linear_and_z_may_be_up(tmp_path: Path) -> None:
     path = tmp_path / "model.ply"
     path.write_text(PLY)
     (p,) = load_scene(path).primitives
@@ -203,9 +203,9 @@ def test_ply_colours_become_linear_and_z_may_be_up(tmp_path: Path) -> None:
     turned = load_scene(path, up="z")
     np.testing.assert_allclose(turned.bounds(), [[0, 0, -2], [1, 0, 0]])
     np.testing.assert_allclose(turned.primitives[0].normals, [[0, 1, 0]] * 6)
-    normalised, _ = normalise(turned)  # back where the file had it, z up
-    np.testing.assert_allclose(normalised.bounds(), [[-0.225, -0.45, 0], [0.225, 0.45, 0]], atol=1e-7)
-    np.testing.assert_allclose(normalised.primitives[0].normals, [[0, 0, 1]] * 6, atol=1e-7)
+    normalized, _ = normalize(turned)  # back where the file had it, z up
+    np.testing.assert_allclose(normalized.bounds(), [[-0.225, -0.45, 0], [0.225, 0.45, 0]], atol=1e-7)
+    np.testing.assert_allclose(normalized.primitives[0].normals, [[0, 0, 1]] * 6, atol=1e-7)
 
 
 def test_ply_with_its_own_normals_keeps_them(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_stl_binary_and_ascii(tmp_path: Path) -> None:
         ("a.ply", PLY.replace("1 2 0 255", "1 nan 0 255").encode(), "non_finite"),
         ("a.ply", PLY.replace("1 0 0", "0 0 0").replace("1 2 0", "0 0 0").replace("0 2 0", "0 0 0").encode(), "degenerate"),
         ("a.ply", PLY.replace("vertex_indices", "corners").encode(), "malformed"),
-        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2 9\n", "malformed"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2 9\n", "index_out_of_range"),
         ("a.obj", b"\x00\x01\x02" * 50, "no_faces"),
     ],
 )  # fmt: skip
@@ -262,7 +262,7 @@ def test_limits_hold_for_plain_files(tmp_path: Path) -> None:
         (MeshLimits(bytes=100), "too_large"),
     ):
         with pytest.raises(ObjectError) as caught:
-            load_scene(path, limits)
+            load_scene(path, limits=limits)
         assert caught.value.kind == kind
 
 
@@ -353,7 +353,7 @@ def test_loading_in_a_process_gives_the_same_scene_and_the_same_errors(tmp_path:
             (good, MeshLimits(triangles=2), "too_many_triangles"),
         ):
             with pytest.raises(ObjectError) as caught:
-                load_safely(path, limits, process=process)
+                load_safely(path, limits=limits, process=process)
             assert caught.value.kind == kind
         assert process.pid == pid
     same(load_safely(good), load_scene(good))
@@ -373,7 +373,7 @@ def test_a_file_that_fills_the_memory_is_contained(tmp_path: Path) -> None:
     (tmp_path / "model.gltf").write_text(json.dumps(document))
     with LimitedProcess("sar3d.meshes.worker:handle", Limits(60, 300 << 20)) as process:
         with pytest.raises(ObjectError) as caught:
-            load_safely(tmp_path / "model.gltf", MeshLimits(triangles=10**8, vertices=10**9), process=process)
+            load_safely(tmp_path / "model.gltf", limits=MeshLimits(triangles=10**8, vertices=10**9), process=process)
         assert caught.value.kind == "memory"
 
 

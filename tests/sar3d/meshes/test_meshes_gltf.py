@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sar3d.errors import ObjectError
-from sar3d.meshes import MeshLimits, Scene, load_scene, normalise
+from sar3d.meshes import MeshLimits, Scene, load_scene, normalize
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ def test_a_sparse_accessor_without_a_view_starts_from_zeros(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [(np.int8, 127), (np.int16, 32767), (np.uint8, 255), (np.uint16, 65535)])
-def test_quantised_positions(tmp_path: Path, dtype: type, scale: int) -> None:
+def test_quantized_positions(tmp_path: Path, dtype: type, scale: int) -> None:
     file = Gltf()
     file.json["extensionsRequired"] = ["KHR_mesh_quantization"]
     stored: NDArray[Any] = (TETRA / 3 * scale).round().astype(dtype)
@@ -315,11 +315,11 @@ def test_default_morph_weights_apply_and_a_node_may_override_them(tmp_path: Path
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("distance", [0.0, 1e3, 1e7])
-def test_normalise_at_every_scale_and_distance(tmp_path: Path, scale: float, distance: float) -> None:
+def test_normalize_at_every_scale_and_distance(tmp_path: Path, scale: float, distance: float) -> None:
     file = Gltf()
     shift = np.array([0.0, -distance, distance]) * scale
     file.node(mesh=file.mesh(), scale=[scale] * 3, translation=shift.tolist())
-    scene, matrix = normalise(file.load(tmp_path))
+    scene, matrix = normalize(file.load(tmp_path))
     wanted = (TETRA - [0.5, 1, 1.5])[:, [0, 2, 1]] * [1, -1, 1] * 0.3  # z up, largest extent 3 becomes 0.9
     np.testing.assert_allclose(triangles(scene), expected(wanted), atol=2e-5)
     np.testing.assert_allclose(scene.bounds(), np.array([[-0.15, -0.45, -0.3], [0.15, 0.45, 0.3]]), atol=1e-6)
@@ -395,6 +395,6 @@ def test_limits_count_instances_before_they_are_made(tmp_path: Path) -> None:
         (MeshLimits(bytes=path.stat().st_size), "too_large"),
     ):
         with pytest.raises(ObjectError) as caught:
-            load_scene(path, limits)
+            load_scene(path, limits=limits)
         assert caught.value.kind == kind
-    assert load_scene(path, MeshLimits(triangles=200, vertices=600, nodes=50)).triangles == 200
+    assert load_scene(path, limits=MeshLimits(triangles=200, vertices=600, nodes=50)).triangles == 200

@@ -1,4 +1,4 @@
-"""Surface colour of glTF files: factors, textures, samplers, texture coordinates, vertex colours, alpha."""
+"""Surface color of glTF files: factors, textures, samplers, texture coordinates, vertex colors, alpha."""
 
 import base64
 import io
@@ -87,7 +87,7 @@ def document(material: dict[str, Any] | None = None, **changes: Any) -> dict[str
 
 def load(folder: Path, source: dict[str, Any], limits: MeshLimits = MeshLimits()) -> Primitive:  # noqa: B008
     (folder / "model.gltf").write_text(json.dumps(source))
-    (primitive,) = load_scene(folder / "model.gltf", limits).primitives
+    (primitive,) = load_scene(folder / "model.gltf", limits=limits).primitives
     return primitive
 
 
@@ -155,7 +155,7 @@ def test_texture_transform_is_baked_in(tmp_path: Path) -> None:
     np.testing.assert_allclose(corner_uvs(p), np.stack(turned, axis=1), atol=1e-6)
 
 
-def test_specular_glossiness_gives_its_diffuse_colour(tmp_path: Path) -> None:
+def test_specular_glossiness_gives_its_diffuse_color(tmp_path: Path) -> None:
     gloss = {"diffuseFactor": [0.1, 0.2, 0.3, 1], "diffuseTexture": {"index": 0}}
     p = load(tmp_path, document({"extensions": {"KHR_materials_pbrSpecularGlossiness": gloss}}))
     assert p.material.base_color == (0.1, 0.2, 0.3, 1.0)
@@ -176,12 +176,12 @@ def test_a_texture_without_coordinates_shows_its_first_texel(tmp_path: Path) -> 
         (u16([[0, 13107, 65535, 26214]] * 4), 5123),
     ],
 )
-def test_vertex_colours_are_linear_fractions(tmp_path: Path, values: NDArray[Any], code: int) -> None:
+def test_vertex_colors_are_linear_fractions(tmp_path: Path, values: NDArray[Any], code: int) -> None:
     source = document()
     source["buffers"].append({"byteLength": values.nbytes, "uri": data_uri(values.tobytes())})
     source["bufferViews"].append({"buffer": 1, "byteLength": values.nbytes})
     width = f"VEC{values.shape[1]}"
-    # Integers count as normalised even where the exporter forgot to say so.
+    # Integers count as normalized even where the exporter forgot to say so.
     source["accessors"].append({"bufferView": 3, "componentType": code, "count": 4, "type": width})
     source["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = 3
     p = load(tmp_path, source)
@@ -276,7 +276,7 @@ def test_every_pixel_format_becomes_rgba(data: bytes, first: Any, second: Any) -
     np.testing.assert_array_equal(pixels[0, :2], [first, second])
 
 
-def test_palettes_keep_colour_and_transparency() -> None:
+def test_palettes_keep_color_and_transparency() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)

@@ -167,7 +167,7 @@ CHANGES: dict[str, tuple[Callable[[Json], Any], str]] = {
         "malformed",
     ),
     "material as string": (put(*PRIMITIVE, "material", value="red"), "malformed"),
-    "short colour": (
+    "short color": (
         lambda d: (
             put(*PRIMITIVE, "material", value=0)(d),
             d.update(materials=[{"pbrMetallicRoughness": {"baseColorFactor": [1, 1]}}]),
