@@ -11,8 +11,9 @@ Item = dict[str, Any]
 token, name, category, tags, captions, licence, author ...) and nothing else: its hash tells whether the object changed.
 """
 
-Row = dict[str, Any]
-"""One row of the `objects` dataset: uid, path, sha256, bytes, name, category, tags, captions, licence, author, source.
+ObjectRow = dict[str, Any]
+"""One row of the `objects` dataset: uid, path, sha256, bytes, name, category, tags, captions, licence, author, source,
+and where there are any attributes and held_out.
 """
 
 
@@ -30,7 +31,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def fetch(self, item: Item) -> Row:
+    def fetch(self, item: Item) -> ObjectRow:
         """Bring one object within reach and describe it. Runs on a worker, many at once in threads.
 
         Raises `ObjectError` when this object cannot be had; nothing is stored then.
@@ -38,4 +39,8 @@ class Source(ABC):
 
     @abstractmethod
     def open(self, path: str) -> AbstractContextManager[Path]:
-        """A local file for a row's `path` (files that it refers to lie beside it). Runs on a worker."""
+        """A local file for a row's `path` (files that it refers to lie in its `root_of`). Runs on a worker."""
+
+    def root_of(self, path: str, local: Path) -> Path:
+        """The local folder outside which nothing may be opened for the file `local` that `open(path)` gave."""
+        return local.parent

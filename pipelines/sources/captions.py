@@ -7,7 +7,7 @@ import json
 import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from pipelines.runtime.inputs import driver_file
 from pipelines.sources.base import Item, Source
 from sar3d.errors import UserError
 
@@ -32,7 +33,7 @@ class CaptionsConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    path: str | None = field(default=None, metadata={"identity": "listing"})
+    path: str | None = driver_file(None)
     """A local file or fsspec URL: .csv, .json (either may end in .gz) or .parquet; none by default.
 
     CSV and Parquet: one row per caption, columns uid (or obj_id, object_id, id) and caption (or captions, 3dtopia,

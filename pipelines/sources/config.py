@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from pipelines.runtime.inputs import chosen
 from pipelines.runtime.stage import StageConfig
 from pipelines.sources.base import Source
 from pipelines.sources.captions import CaptionsConfig
@@ -20,13 +21,13 @@ class DownloadConfig(StageConfig):
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     source: Literal["objaverse", "directory", "procedural"] = "procedural"
-    """Objaverse 1.0, a folder of 3D files, or the built-in objects."""
-    directory: DirectoryConfig = field(default_factory=DirectoryConfig)
+    """Objaverse 1.0, a folder of 3D files, or the built-in procedural world."""
+    directory: DirectoryConfig = chosen(DirectoryConfig, when=lambda download: download.source == "directory")
     """The folder."""
-    objaverse: ObjaverseConfig = field(default_factory=ObjaverseConfig)
+    objaverse: ObjaverseConfig = chosen(ObjaverseConfig, when=lambda download: download.source == "objaverse")
     """The selection from Objaverse."""
-    procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
-    """The built-in objects."""
+    procedural: ProceduralConfig = chosen(ProceduralConfig, when=lambda download: download.source == "procedural")
+    """Which objects of the procedural world."""
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     """Captions from elsewhere, for any source."""
     concurrency: Annotated[int, Field(ge=1)] = field(default=16, metadata={"identity": False})
@@ -41,4 +42,4 @@ def make_source(config: DownloadConfig, files_root: str) -> Source:
         return DirectorySource(config.directory, config.captions)
     if config.source == "objaverse":
         return ObjaverseSource(config.objaverse, files_root, config.captions)
-    return ProceduralSource(config.procedural, files_root, config.captions)
+    return ProceduralSource(config.procedural, config.captions)

@@ -4,27 +4,25 @@ import hashlib
 import itertools
 import os
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from pipelines.sources.base import Item, Row
+from pipelines.runtime.inputs import folder
+from pipelines.sources.base import Item, ObjectRow
 from pipelines.sources.captions import CaptionedSource, CaptionsConfig
+from pipelines.sources.company import SUFFIXES, digest_with_references, opened, with_company
 from pipelines.sources.files import HEAD_BYTES, filesystem, inside, is_local, join, reachable
 from pipelines.sources.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from pipelines.sources.manifest import Entry, parse_manifest
-from pipelines.sources.references import closure, references
 from pipelines.sources.rows import fault, item_of, raise_fault, row_of
 from sar3d.errors import ObjectError, UserError
+from sar3d.meshes.references import REFERRING
 from sar3d.meshes.sniff import sniff
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
-REFERRING = (".gltf", ".obj")
-"""Suffixes of files that may name others: buffers, images, materials."""
 _BLOCK = 1 << 20
 
 
@@ -34,7 +32,7 @@ class DirectoryConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    path: str | None = field(default=None, metadata={"identity": "listing"})
+    path: str | None = folder(None)
     """The folder: a local path or any fsspec URL. Required if `source` is `directory`."""
     manifest: str | None = field(default=None, metadata={"identity": "listing"})
     """A .json, .csv or .parquet file that describes files of the folder (paths relative to it), itself named relative
@@ -63,7 +61,7 @@ class DirectorySource(CaptionedSource):
                 raise UserError(
                     f"the folder {self.folder} does not exist or is no folder; check download.directory.path"
                 )
-            files = _with_company(dict(_scan(root) if is_local(fs) else _find(fs, root)))
+            files = with_company(dict(_scan(root) if is_local(fs) else _find(fs, root)))
         if not files:
             raise UserError(
                 f"the folder {self.folder} holds no {', '.join(SUFFIXES)} file; check download.directory.path"
@@ -103,7 +101,7 @@ class DirectorySource(CaptionedSource):
             raise UserError(f"the manifest {chosen} cannot be opened; check download.directory.manifest") from error
         return parse_manifest(data, chosen)
 
-    def fetch(self, item: Item) -> Row:
+    def fetch(self, item: Item) -> ObjectRow:
         """Raises `ObjectError`: the kinds of `sniff`, `missing_file`, `unreadable`, `changed`, `checksum` and what the
         listing found (`unsupported_format`, `outside_folder`, `unusable_name`)."""
         raise_fault(item)
@@ -126,28 +124,26 @@ class DirectorySource(CaptionedSource):
         if item["expected_sha256"] and item["expected_sha256"] != sha256:
             raise ObjectError("checksum", f"{path} does not have the SHA-256 that the manifest gives")
         if path.lower().endswith(REFERRING):
-            with self.open(path) as local:
-                sha256 = _with_references(local, sha256)
+            with opened(fs, root, path) as folder:
+                sha256 = digest_with_references(folder, path, sha256)
         return row_of(item, sha256, size)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Path]:
         fs, root = filesystem(self.folder)
-        relative = inside(path)
-        if is_local(fs):
-            local = Path(root, relative)
-            if not local.is_file():
+        relative = inside(path).as_posix()
+        with ExitStack() as stack:
+            try:
+                local = stack.enter_context(opened(fs, root, relative)) / relative
+            except FileNotFoundError:
+                local = None
+            if local is None or not local.is_file():
                 raise ObjectError("missing_file", f"{path} is no longer in {self.folder}")
             yield local
-            return
-        with tempfile.TemporaryDirectory(prefix="sar3d-") as name:
-            local = Path(name, relative.name)
-            try:
-                fs.get_file(join(root, relative), str(local))
-            except FileNotFoundError as error:
-                raise ObjectError("missing_file", f"{path} is no longer in {self.folder}") from error
-            _bring_references(fs, join(root, relative.parent), local)
-            yield local
+
+    def root_of(self, path: str, local: Path) -> Path:
+        """The folder itself, or where `open` has laid out a part of it."""
+        return local.parents[len(inside(path).parts) - 1]
 
 
 def _scan(root: str) -> Iterator[tuple[str, str]]:
@@ -171,34 +167,6 @@ def _scan(root: str) -> Iterator[tuple[str, str]]:
                         yield prefix + entry.name, _local_version(entry)
         except OSError as error:
             raise UserError(f"the folder {folder} cannot be listed ({error.strerror}); make it readable") from error
-
-
-def _with_company(versions: dict[str, str]) -> dict[str, str]:
-    """The 3D files and their versions. Those of files that refer to others (.gltf, .obj) end in `+` and a digest of all
-    that lies beside and below them and is no object itself: buffers, images and materials may change alone."""
-    company: dict[str, Any] = {}
-    for path in sorted(versions):
-        if not path.lower().endswith(SUFFIXES):
-            for folder in PurePosixPath(path).parents:
-                digest = company.setdefault(folder.as_posix(), hashlib.sha256())
-                digest.update(f"{path} {versions[path]}\n".encode("utf-8", "surrogatepass"))
-    files = {}
-    for path, version in versions.items():
-        if path.lower().endswith(SUFFIXES):
-            beside = company.get(PurePosixPath(path).parent.as_posix())
-            files[path] = (
-                f"{version}+{beside.hexdigest()[:16]}" if beside and path.lower().endswith(REFERRING) else version
-            )
-    return files
-
-
-def _with_references(local: Path, sha256: str) -> str:
-    """SHA-256 of a file's content together with that of the files it refers to; its own where it refers to none."""
-    names = closure(local)
-    if not names:
-        return sha256
-    parts = [f"{name} {hashlib.sha256((local.parent / name).read_bytes()).hexdigest()}" for name in names]
-    return hashlib.sha256("\n".join([sha256, *parts]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _local_version(entry: "os.DirEntry[str]") -> str:
@@ -295,18 +263,3 @@ def _absence(entry: Entry) -> dict[str, Any]:
     if suffix not in SUFFIXES:
         return fault("unsupported_format", f"{entry.file} is none of {', '.join(SUFFIXES)}; convert it")
     return fault("missing_file", f"the manifest names {entry.file}, which is not in the folder")
-
-
-def _bring_references(fs: Any, folder: str, local: Path) -> None:
-    """Lay beside a file what it refers to. What the folder does not hold is left out: the loader will name it."""
-    pending = [local]
-    while pending:
-        referrer = pending.pop()
-        for name in references(referrer):
-            target = referrer.parent / name
-            relative = target.relative_to(local.parent)
-            if target.exists() or not fs.isfile(join(folder, relative.as_posix())):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(join(folder, relative.as_posix()), str(target))
-            pending.append(target)

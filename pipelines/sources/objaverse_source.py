@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from pipelines.sources.base import Item, Row
+from pipelines.runtime.inputs import driver_file
+from pipelines.sources.base import Item, ObjectRow
 from pipelines.sources.captions import CaptionedSource, CaptionsConfig
 from pipelines.sources.files import Receipt, check_file, find, open_stored, publish, spool, sweep
 from pipelines.sources.objaverse_index import Essence, ObjaverseIndex
@@ -40,7 +41,7 @@ class ObjaverseConfig:
     """LVIS categories, such as `chair`: objects of any of them."""
     licences: tuple[str, ...] = field(default=(), metadata={"identity": "listing"})
     """Licences as the annotations name them (by, by-sa, by-nc, cc0 ...): objects under any of them."""
-    uids_file: str | None = field(default=None, metadata={"identity": "listing"})
+    uids_file: str | None = driver_file(None)
     """A local file of uids: .txt with one a line, .csv with a column uid (or the uids first), .json with a list."""
     count: Annotated[int, Field(ge=1)] | None = field(default=None, metadata={"identity": "listing"})
     """So many of them, drawn at random; a larger count holds the objects of a smaller one."""
@@ -104,7 +105,7 @@ class ObjaverseSource(CaptionedSource):
             uids &= {uid for name in self.config.categories for uid in lvis[name]}
         return uids, missing
 
-    def fetch(self, item: Item) -> Row:
+    def fetch(self, item: Item) -> ObjectRow:
         """Transfers the object unless it is there. Raises `ObjectError`: the kinds of `transfer` and `check_file`,
         `not_in_index`."""
         raise_fault(item)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pipelines.sources.base import Item, Row
+from pipelines.sources.base import Item, ObjectRow
 from sar3d.errors import ObjectError
 
 
@@ -37,15 +37,17 @@ def item_of(
     }
 
 
-def row_of(item: Item, sha256: str, size: int) -> Row:
+def row_of(item: Item, sha256: str, size: int) -> ObjectRow:
     """The row of an object that was fetched: `sha256` (hex) and `size` (bytes) are those of its file."""
     described = ("name", "category", "tags", "captions", "licence", "author", "source")
+    known = {key: item[key] for key in ("attributes", "held_out") if item.get(key)}
     return {
         "uid": item["uid"],
         "path": item["path"],
         "sha256": sha256,
         "bytes": size,
         **{key: item[key] for key in described},
+        **known,
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar3d.procedural.mesh import Mesh
-from sar3d.procedural.paint import Surface, linear, paint
+from sar3d.procedural.mesh import ProceduralMesh
+from sar3d.procedural.paint import TILE, Surface, linear, paint
 
 _FLOAT, _USHORT, _UINT = 5126, 5123, 5125
 _ARRAY, _ELEMENTS = 34962, 34963
@@ -40,7 +40,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def write_glb(parts: Mapping[Surface, Mesh], name: str, rights: str) -> bytes:
+def write_glb(parts: Mapping[Surface, ProceduralMesh], name: str, rights: str) -> bytes:
     """A GLB 2.0 file with one primitive and one material per surface (Khronos glTF 2.0, section 4)."""
     document = _Document()
     primitives = [document.add_primitive(mesh, document.add_material(surface)) for surface, mesh in parts.items()]
@@ -73,7 +73,7 @@ class _Document:
         keys = ("accessors", "bufferViews", "images", "materials", "samplers", "textures")
         self.tables: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
 
-    def add_primitive(self, mesh: Mesh, material: int) -> dict[str, Any]:
+    def add_primitive(self, mesh: ProceduralMesh, material: int) -> dict[str, Any]:
         positions = _stable(mesh.positions)
         corners = {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
         wide = len(positions) > 65535
@@ -82,7 +82,7 @@ class _Document:
             "attributes": {
                 "POSITION": self._add_accessor(positions, "VEC3", _FLOAT, _ARRAY, **corners),
                 "NORMAL": self._add_accessor(_stable(mesh.normals), "VEC3", _FLOAT, _ARRAY),
-                "TEXCOORD_0": self._add_accessor(_stable(mesh.uvs), "VEC2", _FLOAT, _ARRAY),
+                "TEXCOORD_0": self._add_accessor(_stable(mesh.uvs / TILE), "VEC2", _FLOAT, _ARRAY),
             },
             "indices": self._add_accessor(indices, "SCALAR", _UINT if wide else _USHORT, _ELEMENTS),
             "material": material,

@@ -1,112 +1,124 @@
-"""What one object of the set is made from, and what a family of recipes offers."""
+"""What one object of the world is made from, and what a family of recipes offers."""
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from sar3d.procedural.mesh import Mesh, join
-from sar3d.procedural.paint import PALETTE, Surface, distance
+from sar3d.procedural.draws import fraction
+from sar3d.procedural.mesh import ProceduralMesh, join
+from sar3d.procedural.paint import Surface
 
-RECIPE_VERSION = 1
-"""Raised whenever an existing recipe draws something else, so that uids change with the objects."""
-
-_CONTRAST = 230.0
-
-Drawing = list[tuple[Surface, Mesh]]
+Drawing = list[tuple[Surface, ProceduralMesh]]
 """Parts in drawing order; parts of one surface become one primitive."""
+
+PLAIN = "plain"
+_EXTREME = 0.25
+"""Share of the objects of which a proportion is called small, and large."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The choices that make one object; everything else follows from them."""
+    """The choices that make one object; everything else follows from them and the key."""
 
-    category: str
-    seed: int
-    variant: int
-    """Counter within the category."""
-    main: str
-    """The colour that covers most of the object."""
-    accent: str
-    """The contrasting colour of its pattern."""
-    pattern: str
-    """The painter that lays `accent` over `main`."""
+    key: int
+    """64 bits that belong to this object alone."""
+    family: str
     style: str
     """Which of the family's shapes."""
-
-    def digest(self) -> str:
-        """SHA-256 over the recipe's canonical JSON, 64 hex digits."""
-        text = json.dumps({"version": RECIPE_VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    main: str
+    """The color that covers most of the object."""
+    accent: str
+    """A contrasting color: of the pattern, and of some parts always."""
+    pattern: str
+    """`plain`, or the painter that lays `accent` over `main`."""
+    parts: tuple[str, ...]
+    """The optional parts that this object has."""
 
     def vary(self, what: str, low: float, high: float) -> float:
-        """A proportion in [low, high) that depends on the recipe and `what` alone."""
-        return low + (high - low) * _fraction(f"{self.digest()}/{what}")
+        """A proportion in [low, high) that depends on the key and `what` alone."""
+        return low + (high - low) * fraction(self.key, what)
 
+    def pick(self, what: str, *choices: int) -> int:
+        """One of some numbers, by the key and `what`."""
+        return choices[int(fraction(self.key, what) * len(choices))]
+
+    @property
+    def body(self) -> Surface:
+        """Plain main color."""
+        return Surface(self.main)
+
+    @property
+    def trim(self) -> Surface:
+        """Plain accent color."""
+        return Surface(self.accent)
+
+    @property
     def painted(self) -> Surface:
-        """The object's pattern: accent over main."""
-        return Surface(self.main, self.pattern, self.accent)
+        """The object's pattern, accent over main; plain main color where it has none."""
+        return self.body if self.pattern == PLAIN else Surface(self.main, self.pattern, self.accent)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that some objects of a family have."""
+
+    name: str
+    share: float
+    """Of the objects of the styles that may have it."""
+    phrase: str
+    """As a caption speaks of it: "two armrests"."""
+    styles: tuple[str, ...] = ()
+    """Only these styles have it; empty for all."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """All recipes of one category."""
+    """All recipes of one kind of object."""
 
-    category: str
-    styles: tuple[str, ...]
-    mains: tuple[str, ...]
-    patterns: tuple[str, ...]
+    name: str
+    """The noun of every caption."""
     build: Callable[[Recipe], Drawing]
-    describe: Callable[[Recipe], tuple[str, str]]
-    """Two captions; each names the category, both colours and so no other object of a catalogue."""
-    tags: tuple[str, ...]
+    styles: dict[str, str]
+    """How captions call an object of each style; every such phrase ends with the noun or holds it."""
+    trim: str | dict[str, str]
+    """What is of accent color on every object, by style where that differs: "seat", or plural "legs"."""
+    parts: tuple[Part, ...] = ()
+    size: tuple[str, str, str] = ("", "", "")
+    """A proportion that shows, and what an object is called where that is small and where it is large."""
+    tags: tuple[str, ...] = ()
 
-    def recipe(self, seed: int, variant: int) -> Recipe:
-        """Main and accent pairs do not repeat before every pair was used (five times through the main colours)."""
-        start = int(_fraction(f"{seed}/{self.category}") * 5040)
-        turn, place = divmod(variant, len(self.mains))
-        main = self.mains[(start + place) % len(self.mains)]
-        accents = contrasting(main)
-        return Recipe(
-            category=self.category,
-            seed=seed,
-            variant=variant,
-            main=main,
-            accent=accents[(start + 5 * place + turn) % len(accents)],
-            pattern=self.patterns[(start + variant + variant // len(self.styles)) % len(self.patterns)],
-            style=self.styles[(start + variant + turn) % len(self.styles)],
+    def parts_of(self, key: int, style: str) -> tuple[str, ...]:
+        """Names of the optional parts of an object."""
+        return tuple(
+            part.name
+            for part in self.parts
+            if (not part.styles or style in part.styles) and fraction(key, f"part {part.name}") < part.share
         )
 
+    def trim_of(self, style: str) -> str:
+        """What is of accent color on an object of a style."""
+        return self.trim if isinstance(self.trim, str) else self.trim[style]
 
-def contrasting(main: str) -> tuple[str, ...]:
-    """The palette's colours that stand out on `main`."""
-    return tuple(c for c in PALETTE if c != "grey" and distance(main, c) > _CONTRAST)
+    def size_word(self, recipe: Recipe) -> str:
+        """ "small", "tall" and the like; empty for an object of middling proportions."""
+        what, small, large = self.size
+        place = fraction(recipe.key, what)
+        return small if what and place < _EXTREME else large if what and place > 1.0 - _EXTREME else ""
 
 
-def backing(accent: str, light: str = "cream") -> str:
-    """What a pattern in `accent` lies on where it must not be the main colour: `light`, or dark if both are pale."""
-    return light if distance(accent, light) > _CONTRAST else "soil"
+def of(surface: Surface, *meshes: ProceduralMesh) -> Drawing:
+    """Parts of one surface."""
+    return [(surface, mesh) for mesh in meshes]
 
 
-def merged(drawing: Drawing) -> dict[Surface, Mesh]:
+def merged(drawing: Drawing) -> dict[Surface, ProceduralMesh]:
     """One mesh per surface, in order of first use."""
-    groups: dict[Surface, list[Mesh]] = {}
+    groups: dict[Surface, list[ProceduralMesh]] = {}
     for surface, mesh in drawing:
         groups.setdefault(surface, []).append(mesh)
     return {surface: join(meshes) for surface, meshes in groups.items()}
 
 
-def grounded(parts: dict[Surface, Mesh]) -> dict[Surface, Mesh]:
+def grounded(parts: dict[Surface, ProceduralMesh]) -> dict[Surface, ProceduralMesh]:
     """The parts moved so that the lowest point is at y = 0."""
     lowest = min(float(mesh.positions[:, 1].min()) for mesh in parts.values())
     return {surface: mesh.moved(y=-lowest) for surface, mesh in parts.items()}
-
-
-def phrase(*words: str) -> str:
-    """Words as one phrase with its article: "an orange chair"."""
-    text = " ".join(words)
-    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
-
-
-def _fraction(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / float(1 << 48)

@@ -1,11 +1,17 @@
-"""The families of recipes, one per category."""
+"""The families of recipes, one for each kind of object."""
 
-from sar3d.procedural.families.food import CAKE, MUSHROOM
-from sar3d.procedural.families.furniture import CHAIR, LAMP, TABLE
-from sar3d.procedural.families.outdoors import HOUSE, TREE
-from sar3d.procedural.families.pottery import MUG, VASE
-from sar3d.procedural.families.vehicles import BOAT, CAR, ROCKET
+from sar3d.procedural.families.buildings import HOUSE, TOWER
+from sar3d.procedural.families.creatures import BIRD, DOG, FISH, ROBOT, SNOWMAN
+from sar3d.procedural.families.furniture import BED, BOOKSHELF, CHAIR, LAMP, SOFA, TABLE
+from sar3d.procedural.families.nature import CACTUS, FLOWER, MUSHROOM, TREE
+from sar3d.procedural.families.tableware import BOTTLE, MUG, TEAPOT
+from sar3d.procedural.families.things import CAKE, CLOCK, GUITAR, HAT, ICE_CREAM, UMBRELLA
+from sar3d.procedural.families.vehicles import BALLOON, BOAT, CAR, PLANE, ROCKET, TRUCK
 from sar3d.procedural.recipe import Family
 
-FAMILIES: tuple[Family, ...] = (CHAIR, CAR, MUG, TREE, ROCKET, CAKE, HOUSE, LAMP, MUSHROOM, BOAT, VASE, TABLE)
-"""In the catalogue's order, which is part of every uid: append only, and raise RECIPE_VERSION."""
+FAMILIES: tuple[Family, ...] = (
+    *(CHAIR, CAR, MUG, TREE, ROCKET, CAKE, HOUSE, LAMP, MUSHROOM, BOAT, ROBOT, TEAPOT),
+    *(FISH, UMBRELLA, SNOWMAN, TABLE, PLANE, CACTUS, HAT, TRUCK, BIRD, SOFA, TOWER, ICE_CREAM),
+    *(GUITAR, BED, DOG, BALLOON, CLOCK, FLOWER, BOOKSHELF, BOTTLE),
+)
+"""In the world's order, which is part of every uid: raise RECIPE_VERSION with every change."""

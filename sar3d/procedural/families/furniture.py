@@ -1,188 +1,223 @@
-"""Chairs, tables and lamps."""
+"""Chairs, tables, lamps, beds, sofas and bookshelves."""
 
-from sar3d.procedural.mesh import Mesh
+from sar3d.procedural.mesh import ProceduralMesh
 from sar3d.procedural.paint import Surface
-from sar3d.procedural.parts import arc, band, box, cylinder, lathe, prism, sphere, sweep
-from sar3d.procedural.recipe import Drawing, Family, Recipe, backing, phrase
-
-_HUES = ("red", "yellow", "blue", "green", "orange", "white", "purple", "turquoise", "brown", "pink")
+from sar3d.procedural.parts import arc, at_corners, at_sides, box, cylinder, lathe, prism, sphere
+from sar3d.procedural.recipe import Drawing, Family, Part, Recipe, of
 
 
 def _chair(r: Recipe) -> Drawing:
-    frame, seat = Surface(r.main, roughness=0.6), r.painted()
-    w, d, back = r.vary("width", 0.42, 0.52), r.vary("depth", 0.42, 0.48), r.vary("back", 0.44, 0.58)
-    leg, sit = 0.022 + r.vary("leg", 0.0, 0.008), 0.45
-    x, z, rear = w / 2 - leg, d / 2 - leg, -d / 2 + leg
-    drawing: Drawing = [(frame, box(w, 0.05, d, 0.01).moved(y=sit - 0.05))]
-    cushion = box(w - 0.03, 0.03 if r.style != "armchair" else 0.08, d - 0.05, 0.012).moved(y=sit, z=0.01)
-    drawing.append((seat, cushion.tiled(4.2, 4.2)))
-    for sx in (-1, 1):
-        for sz in (-1, 1):
-            post = _leg(r, leg, sit).moved(x * sx, 0.0, z * sz)
-            drawing.append((frame, post))
-        drawing.append((frame, box(2 * leg, back + 0.04, 2 * leg, 0.006).moved(x * sx, sit - 0.03, rear)))
-    drawing += _chair_back(r, w, back, sit, rear, leg)
-    if r.style == "armchair":
-        for sx in (-1, 1):
-            drawing.append((frame, box(0.06, 0.04, d, 0.01).moved(x * sx, sit + 0.2, 0.0)))
-            drawing.append((frame, box(0.04, 0.22, 0.04, 0.006).moved(x * sx, sit, z)))
+    w, d = r.vary("width", 0.44, 0.54), r.vary("depth", 0.44, 0.52)
+    sit, back, leg = r.vary("seat", 0.38, 0.46), r.vary("back", 0.42, 0.58), r.vary("leg", 0.05, 0.07)
+    rear = -d / 2 + leg / 2
+    cushion = of(r.trim, box(w * 0.94, 0.055, d * 0.88).moved(y=sit, z=leg * 0.4))
+    slab = of(r.painted, box(w, 0.07, d).moved(y=sit - 0.07))
+    drawing = [*slab, *cushion, *_chair_back(r, w, back, sit, rear, leg)]
+    if r.style == "office":
+        foot = of(r.body, cylinder(0.045, sit - 0.08, segments=12), *_star(0.29))
+        drawing += foot
+    else:
+        drawing += of(r.body, at_corners(box(leg, sit - 0.06, leg), w / 2 - leg / 2, d / 2 - leg / 2))
+    if "armrests" in r.parts:
+        post = box(leg * 0.8, 0.17, leg * 0.8).moved(y=sit, z=d / 2 - leg)
+        drawing += of(r.body, at_sides(box(0.06, 0.045, d * 0.96).moved(y=sit + 0.17), w / 2))
+        drawing += of(r.body, post.moved(x=w / 2 - leg * 0.2), post.moved(x=-w / 2 + leg * 0.2))
     return drawing
 
 
-def _leg(r: Recipe, half: float, height: float) -> Mesh:
-    if r.style == "panelled":
-        return cylinder(half * 0.65, height, top=half * 1.1, segments=12)
-    return box(2 * half, height, 2 * half, 0.006)
+def _star(reach: float) -> list[ProceduralMesh]:
+    return [box(2 * reach, 0.05, 0.07).turned("y", angle) for angle in (45.0, 135.0)]
 
 
 def _chair_back(r: Recipe, w: float, back: float, sit: float, rear: float, leg: float) -> Drawing:
-    frame, inner = Surface(r.main, roughness=0.6), w - 4 * leg + 0.02
-    rail = box(w, 0.07, 2.4 * leg, 0.012).moved(y=sit + back - 0.02, z=rear)
+    if r.style == "office":
+        spine = box(0.09, 0.2, 0.04).moved(y=sit - 0.02, z=rear - 0.02)
+        return of(r.body, spine) + of(r.painted, box(w * 0.9, back * 0.74, 0.07).moved(y=sit + back * 0.26, z=rear))
+    posts = of(r.body, at_sides(box(leg, back, leg), w / 2 - leg / 2).moved(y=sit, z=rear))
     if r.style == "slatted":
-        heights = [sit + back * t for t in (0.28, 0.52, 0.76)]
-        return [(frame, rail), *((frame, box(inner, 0.055, 0.02, 0.005).moved(y=y, z=rear)) for y in heights)]
-    panel = box(inner, back * 0.72, 0.03, 0.01).moved(y=sit + back * 0.22, z=rear)
-    return [(frame, rail), (frame if r.style == "panelled" else r.painted(), panel.tiled(4.2, 4.2))]
-
-
-def _describe_chair(r: Recipe) -> tuple[str, str]:
-    back = {"slatted": "a slatted back", "panelled": "a solid back", "armchair": "armrests"}[r.style]
-    return (
-        f"{phrase(r.main, 'chair')} with {r.accent} {r.pattern} on its seat",
-        f"A wooden chair painted {r.main}, with {back} and a cushion patterned in {r.accent} {r.pattern}.",
-    )
+        slat = box(w - leg, back * 0.15, leg * 0.6)
+        return posts + of(r.painted, *(slat.moved(y=sit + back * t, z=rear) for t in (0.25, 0.55, 0.85)))
+    return posts + of(r.painted, box(w - leg, back * 0.78, leg * 0.6).moved(y=sit + back * 0.22, z=rear))
 
 
 def _table(r: Recipe) -> Drawing:
-    plain, cloth = Surface(r.main, roughness=0.6), Surface(backing(r.accent), r.pattern, r.accent)
-    h, w, d = r.vary("height", 0.68, 0.8), r.vary("width", 1.05, 1.4), r.vary("depth", 0.7, 0.85)
+    h, w, d = r.vary("height", 0.42, 0.58), r.vary("width", 0.86, 1.0), r.vary("depth", 0.54, 0.72)
     if r.style == "round":
-        radius = d * 0.68
-        foot = [(0.0, 0.0), (0.3, 0.0), (0.3, 0.03), (0.1, 0.08), (0.05, 0.2), (0.07, 0.4), (0.05, h - 0.1), (0.14, h)]
-        top = cylinder(radius, 0.05, bevel=0.015, segments=48).moved(y=h - 0.05)
-        cover = cylinder(radius * 0.55, 0.008, segments=40).moved(y=h - 0.001)
-        wood = Surface(r.main, "wood", roughness=0.6)
-        return [(plain, lathe(foot)), (wood, _from_above(top, 1.2)), (cloth, _from_above(cover, 2.4))]
-    runner = w * 0.3
-    drawing = _table_top(r, w, d, h)
-    drawing.append((plain, box(w - 0.14, 0.09, d - 0.14, 0.006).moved(y=h - 0.14)))
-    drawing.append((cloth, box(runner, 0.008, d + 0.016).moved(y=h).tiled(2.4, 2.4)))
-    for sz in (-1, 1):
-        drawing.append((cloth, box(runner, 0.2, 0.008).moved(y=h - 0.196, z=sz * (d / 2 + 0.004)).tiled(2.4, 2.4)))
-    return [*drawing, *((plain, support) for support in _supports(r, w, d, h))]
+        top = cylinder(0.48, 0.08, segments=28).moved(y=h - 0.08)
+        column = lathe([(0.07, 0.07), (0.06, h - 0.1), (0.14, h - 0.07)], 16)
+        foot = lathe([(0.0, 0.0), (0.25, 0.0), (0.25, 0.045), (0.06, 0.1)], 18)
+        drawing = of(r.painted, top) + of(r.body, column) + of(r.trim, foot)
+    else:
+        top = box(w, 0.08, d).moved(y=h - 0.08)
+        apron = box(w * 0.9, 0.1, d * 0.88).moved(y=h - 0.17)
+        drawing = of(r.painted, top) + of(r.body, apron) + of(r.trim, *_table_legs(r, w, d, h - 0.07))
+    if "vase" in r.parts:
+        drawing += of(r.body, lathe([(0.0, 0.0), (0.05, 0.0), (0.085, 0.07), (0.04, 0.15), (0.06, 0.2)], 14).moved(y=h))
+    return drawing
 
 
-def _table_top(r: Recipe, w: float, d: float, h: float) -> Drawing:
-    wood = Surface(r.main, "wood", roughness=0.6)
-    boards = 4 if r.style == "trestle" else 1
-    deep = d / boards
-    board = box(w, 0.05, deep, 0.01).tiled(1.2, 1.2)
-    return [(wood, board.moved(y=h - 0.05, z=deep * (i + 0.5) - d / 2)) for i in range(boards)]
-
-
-def _supports(r: Recipe, w: float, d: float, h: float) -> list[Mesh]:
-    if r.style == "four-legged":
-        leg = cylinder(0.028, h - 0.05, top=0.045, segments=14)
-        x, z = w / 2 - 0.07, d / 2 - 0.07
-        return [leg.moved(sx * x, 0.0, sz * z) for sx in (-1, 1) for sz in (-1, 1)]
-    beam = h - 0.05
-    frame = [(-0.32, 0.0), (-0.22, 0.0), (0.0, 0.5), (0.22, 0.0), (0.32, 0.0), (0.06, beam), (-0.06, beam)]
-    trestle = prism(frame, 0.06).scaled(d / 0.8, 1.0, 1.0).turned("y", 90.0)
-    return [trestle.moved(x=sx * (w / 2 - 0.18)) for sx in (-1, 1)]
-
-
-def _from_above(mesh: Mesh, scale: float) -> Mesh:
-    """Texture coordinates of a projection along y."""
-    return Mesh(mesh.positions, mesh.normals, mesh.positions[:, [0, 2]] * scale, mesh.faces)
-
-
-def _describe_table(r: Recipe) -> tuple[str, str]:
-    kind = {"round": "round table on one foot", "four-legged": "table on four legs", "trestle": "trestle table"}[
-        r.style
-    ]
-    return (
-        f"{phrase(r.main, 'table')} with {r.accent} {r.pattern} on its cloth",
-        f"{phrase(r.main, 'wooden', kind)}, its middle under a cloth with {r.accent} {r.pattern}.".capitalize(),
-    )
+def _table_legs(r: Recipe, w: float, d: float, h: float) -> list[ProceduralMesh]:
+    thick = r.vary("leg", 0.06, 0.08)
+    if r.style == "trestle":
+        frame = [(-0.42, 0.0), (-0.28, 0.0), (0.0, h * 0.7), (0.28, 0.0), (0.42, 0.0), (0.09, h), (-0.09, h)]
+        side = prism(frame, 0.08).scaled(d * 0.95 / 0.84, 1.0, 1.0).turned("y", 90.0)
+        return [side.moved(x=w * 0.36), side.moved(x=-w * 0.36)]
+    return [at_corners(box(thick, h, thick), w / 2 - thick * 0.8, d / 2 - thick * 0.8)]
 
 
 def _lamp(r: Recipe) -> Drawing:
-    base, metal, light = Surface(r.accent, "wood", roughness=0.5), Surface("steel", roughness=0.4), Surface("light")
-    if r.style == "desk":
-        return _desk_lamp(r)
-    tall = r.style == "floor"
-    wide, h = r.vary("shade", 0.17, 0.21), r.vary("rise", 0.24, 0.3)
-    neck = r.vary("neck", 1.05, 1.25) if tall else r.vary("neck", 0.3, 0.38)
-    drawing: Drawing = [(metal, cylinder(0.012, neck + 0.1, segments=12))]
-    if tall:
-        drawing.append((base, cylinder(0.16, 0.05, top=0.13, bevel=0.012)))
+    wide, h = r.vary("shade", 0.29, 0.36), r.vary("rise", 0.36, 0.46)
+    top = wide * (0.9 if r.style == "drum" else r.vary("taper", 0.42, 0.6))
+    neck = {"floor": r.vary("neck", 0.74, 0.9), "table": 0.36, "drum": 0.36}[r.style]
+    shade = lathe([(wide * 0.96, 0.0), (wide, 0.0), (top, h), (0.0, h)], 24)
+    inner = lathe([(0.0, h - 0.02), (top * 0.94, h - 0.02), (wide * 0.96, 0.0)], 24)
+    drawing = of(r.painted, shade.moved(y=neck)) + of(Surface("light"), inner.moved(y=neck))
+    if r.style == "floor":
+        drawing += of(r.trim, cylinder(0.03, neck + 0.1, segments=10), cylinder(0.21, 0.06, top=0.17))
     else:
-        body = r.vary("body", 0.085, 0.11)
-        foot = [(0.0, 0.0), (body * 0.9, 0.0), (body * 0.9, 0.03), (body * 0.5, 0.05)]
-        drawing.append(
-            (base, lathe([*foot, *arc(body, neck * 0.4, -60.0, 84.0, 12, cy=neck * 0.45), (0.0, neck * 0.85)]))
-        )
-    top = wide * r.vary("taper", 0.5, 0.7)
-    drawing += [(s, m.moved(y=neck)) for s, m in _shade(r, wide, top, h, 0.14)]
-    return [*drawing, (light, sphere(0.045, 14).moved(y=neck + 0.08))]
+        girth = r.vary("girth", 0.12, 0.16)
+        belly = arc(girth, 0.14, -70.0, 80.0, 8, cy=0.17)
+        foot = lathe([(0.0, 0.0), (0.14, 0.0), (0.14, 0.04), *belly, (0.0, 0.32)], 18)
+        drawing += of(r.trim, foot, cylinder(0.028, 0.14, segments=10).moved(y=0.28))
+    if "finial" in r.parts:
+        drawing += of(r.trim, sphere(0.045, 10).moved(y=neck + h + 0.03))
+    return drawing
 
 
-def _shade(r: Recipe, wide: float, top: float, height: float, cell: float) -> Drawing:
-    """An open lampshade of main colour, patterned in its lower part."""
-    shell = lathe([(wide - 0.006, 0.0), (wide, 0.0), (top, height), (top - 0.006, height), (wide - 0.006, 0.0)], 36)
-    low, high = 0.12, 0.62
-    ends = [(wide + (top - wide) * t, height * t) for t in (low, high)]
-    rim = lathe([(wide, -0.004), (wide + 0.004, -0.004), (wide + 0.004, 0.008), (wide, 0.008)], 36)
-    return [(Surface(r.main), shell), (r.painted(), band(ends[0], ends[1], 0.002, cell)), (Surface(r.main), rim)]
+def _bed(r: Recipe) -> Drawing:
+    double = r.style != "single"
+    w = r.vary("width", 0.72, 0.84) if double else r.vary("width", 0.46, 0.54)
+    head, low = r.vary("head", 0.38, 0.52), 0.12
+    drawing = of(r.body, box(w, 0.14, 1.0).moved(y=0.1), box(w + 0.04, head, 0.06).moved(z=-0.5))
+    drawing += of(Surface("cream"), box(w * 0.94, 0.09, 0.95).moved(y=0.22, z=0.01))
+    blanket = box(w + 0.02, 0.13, 0.62).moved(y=0.2, z=0.19)
+    drawing += of(r.painted, blanket)
+    drawing += _pillows(r, w)
+    drawing += of(r.trim, box(w + 0.03, 0.14, 0.09).moved(y=0.2, z=-0.14))
+    if r.style == "four-poster":
+        drawing += of(r.body, at_corners(box(0.06, 0.84, 0.06), w / 2 - 0.01, 0.48))
+        drawing += of(r.painted, box(w + 0.06, 0.06, 1.04).moved(y=0.82))
+    if "footboard" in r.parts:
+        drawing += of(r.body, box(w + 0.04, 0.3, 0.05).moved(z=0.5))
+    return [*drawing, *of(r.trim, at_corners(box(0.07, low, 0.07), w / 2 - 0.05, 0.45))]
 
 
-def _desk_lamp(r: Recipe) -> Drawing:
-    base, metal = Surface(r.accent, "wood", roughness=0.5), Surface("steel", roughness=0.4)
-    reach, rise = r.vary("reach", 0.1, 0.16), r.vary("arm", 0.3, 0.38)
-    elbow, wrist = (-reach, 0.05 + rise * 0.55), (0.02, 0.05 + rise)
-    head = [(s, m.moved(y=-0.19)) for s, m in _shade(r, 0.15, 0.05, 0.17, 0.1)]
-    cap = (Surface(r.main), sphere(0.055, 18).moved(y=-0.02))
-    bulb = (Surface("light"), sphere(0.045, 14).moved(y=-0.14))
-    tilted = [(s, m.turned("z", 35.0).moved(wrist[0], wrist[1], 0.0)) for s, m in [*head, cap, bulb]]
-    arms: Drawing = [(metal, sweep([(0.0, 0.02), elbow], 0.012)), (metal, sweep([elbow, wrist], 0.012))]
-    joint = (base, sphere(0.024, 12).moved(elbow[0], elbow[1], 0.0))
-    foot = (base, cylinder(0.12, 0.035, top=0.1, bevel=0.01))
-    return [(s, m.turned("y", -90.0)) for s, m in [foot, *arms, joint, *tilted]]
+def _pillows(r: Recipe, w: float) -> Drawing:
+    if r.style == "single":
+        return of(r.trim, box(0.34, 0.09, 0.2).moved(y=0.3, z=-0.34))
+    pillow = box(w * 0.4, 0.09, 0.2).moved(y=0.3, z=-0.34)
+    return of(r.trim, pillow.moved(x=w * 0.23), pillow.moved(x=-w * 0.23))
 
 
-def _describe_lamp(r: Recipe) -> tuple[str, str]:
-    kind = {"table": "table lamp", "floor": "tall floor lamp", "desk": "desk lamp with a bent arm"}[r.style]
-    base = phrase(r.accent, "wooden base")
-    return (
-        f"{phrase(r.main, 'lamp')} with {r.accent} {r.pattern} around its shade",
-        f"{phrase(kind)}: {phrase(r.main, 'shade')} with {r.pattern} above {base}.".capitalize(),
-    )
+def _sofa(r: Recipe) -> Drawing:
+    w, d = r.vary("width", 0.88, 1.0), r.vary("depth", 0.4, 0.48)
+    high, arm = r.vary("back", 0.42, 0.52), r.vary("arm", 0.1, 0.14)
+    drawing = of(r.body, box(w, 0.2, d).moved(y=0.06), box(w, high - 0.06, 0.14).moved(y=0.06, z=-d / 2 + 0.07))
+    seats = 2 if r.style == "two-seat" else 3
+    wide = (w - 2 * arm) / seats
+    places = [wide * (i + 0.5 - seats / 2) for i in range(seats)]
+    cushion = box(wide * 0.95, 0.08, d - 0.14).moved(y=0.26, z=0.08)
+    drawing += of(r.painted, *(cushion.moved(x=x) for x in places))
+    if r.style == "corner":
+        drawing += of(r.body, box(0.36, 0.2, 0.4).moved(x=-w / 2 + 0.18, y=0.06, z=d / 2 + 0.18))
+        drawing += of(r.painted, box(0.34, 0.08, 0.38).moved(x=-w / 2 + 0.18, y=0.26, z=d / 2 + 0.18))
+        drawing += of(r.body, box(arm, 0.36, d).moved(x=w / 2 - arm / 2, y=0.06))
+        drawing += of(r.body, box(arm, 0.36, d).moved(x=-w / 2 + arm / 2, y=0.06))
+    else:
+        drawing += of(r.body, at_sides(box(arm, 0.32, d), w / 2 - arm / 2).moved(y=0.06))
+        roll = cylinder(arm * 0.62, d, segments=14).turned("x", 90.0).moved(y=0.4, z=-d / 2)
+        drawing += of(r.body, roll.moved(x=w / 2 - arm / 2), roll.moved(x=-w / 2 + arm / 2))
+    thrown = box(0.22, 0.2, 0.08).turned("x", -20.0).moved(y=0.34, z=-d / 2 + 0.24)
+    drawing += of(r.trim, thrown.moved(x=w / 2 - arm - 0.13), thrown.moved(x=-w / 2 + arm + 0.13))
+    drawing += of(r.trim, box(w * 0.9, 0.13, 0.02).moved(y=high * 0.5, z=-d / 2 - 0.01))
+    return [*drawing, *of(r.trim, at_corners(box(0.08, 0.07, 0.08), w / 2 - 0.06, d / 2 - 0.06))]
+
+
+def _bookshelf(r: Recipe) -> Drawing:
+    tall = r.style == "tall"
+    w = r.vary("width", 0.46, 0.58) if tall else r.vary("width", 0.84, 1.0)
+    h = 1.0 if tall else r.vary("height", 0.54, 0.68)
+    d, board, rows = r.vary("depth", 0.2, 0.27), 0.04, 4 if tall else 2
+    gap = (h - board) / rows
+    drawing = of(r.body, at_sides(box(board, h, d), w / 2 - board / 2))
+    drawing += of(r.body, *(box(w - board, board, d).moved(y=gap * i) for i in range(rows + 1)))
+    drawing += of(r.painted, box(w, h, 0.025).moved(z=-d / 2))
+    books = [_books(r, row, w - 2 * board, gap - board, d * 0.75) for row in range(rows)]
+    for row, (colored, pale) in enumerate(books):
+        y = gap * row + board
+        drawing += of(r.trim, *(book.moved(y=y, z=0.01) for book in colored))
+        drawing += of(Surface("cream"), *(book.moved(y=y, z=0.01) for book in pale))
+    if "ball on top" in r.parts:
+        drawing += of(r.trim, sphere(0.09, 12).moved(x=w * 0.22, y=h + 0.08))
+    return drawing
+
+
+def _books(
+    r: Recipe, row: int, room: float, space: float, deep: float
+) -> tuple[list[ProceduralMesh], list[ProceduralMesh]]:
+    """Books of a shelf from the left: those of accent color, and every third one that is not."""
+    rows: tuple[list[ProceduralMesh], list[ProceduralMesh]] = ([], [])
+    x, number = -room / 2, 0
+    full = room * r.vary(f"full {row}", 0.6, 1.0) - room / 2
+    while x < full - 0.05:
+        thick = r.vary(f"book {row} {number}", 0.05, 0.09)
+        high = space * r.vary(f"high {row} {number}", 0.7, 0.95)
+        rows[number % 3 == 2].append(box(thick * 0.9, high, deep).moved(x=x + thick / 2))
+        x, number = x + thick, number + 1
+    return rows
 
 
 CHAIR = Family(
     "chair",
-    ("slatted", "panelled", "armchair"),
-    _HUES,
-    ("stripes", "checks", "dots", "zigzags"),
     _chair,
-    _describe_chair,
+    {"dining": "dining chair", "slatted": "slatted chair", "office": "office chair"},
+    "seat cushion",
+    (Part("armrests", 0.4, "two armrests"),),
+    ("back", "low", "high-backed"),
     ("furniture", "seat"),
 )
 TABLE = Family(
     "table",
-    ("four-legged", "round", "trestle"),
-    _HUES,
-    ("checks", "stripes", "dots", "zigzags"),
     _table,
-    _describe_table,
+    {"square": "four-legged table", "round": "round table", "trestle": "trestle table"},
+    {"square": "legs", "round": "foot", "trestle": "trestles"},
+    (Part("vase", 0.3, "a small vase on it"),),
+    ("height", "low", "high"),
     ("furniture",),
 )
 LAMP = Family(
     "lamp",
-    ("table", "floor", "desk"),
-    _HUES,
-    ("stripes", "dots", "zigzags", "checks"),
     _lamp,
-    _describe_lamp,
+    {"table": "table lamp", "floor": "floor lamp", "drum": "drum-shaded lamp"},
+    "base",
+    (Part("finial", 0.4, "a knob on top"),),
+    ("shade", "narrow", "wide"),
     ("furniture", "light"),
+)
+BED = Family(
+    "bed",
+    _bed,
+    {"single": "single bed", "double": "double bed", "four-poster": "four-poster bed"},
+    {"single": "pillow", "double": "pillows", "four-poster": "pillows"},
+    (Part("footboard", 0.5, "a footboard"),),
+    ("width", "narrow", "wide"),
+    ("furniture",),
+)
+SOFA = Family(
+    "sofa",
+    _sofa,
+    {"two-seat": "two-seat sofa", "three-seat": "three-seat sofa", "corner": "corner sofa"},
+    "cushions",
+    (),
+    ("width", "short", "long"),
+    ("furniture", "seat"),
+)
+BOOKSHELF = Family(
+    "bookshelf",
+    _bookshelf,
+    {"tall": "tall bookshelf", "wide": "wide bookshelf"},
+    "books",
+    (Part("ball on top", 0.3, "a ball on top"),),
+    ("depth", "shallow", "deep"),
+    ("furniture",),
 )

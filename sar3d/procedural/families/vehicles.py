@@ -1,301 +1,306 @@
-"""Cars, rockets and boats."""
+"""Cars, trucks, boats, planes, rockets and balloons. Those that drive, swim or fly level face +z."""
 
 import math
 
 import numpy as np
 
-from sar3d.procedural.mesh import Mesh
+from sar3d.procedural.mesh import ProceduralMesh
 from sar3d.procedural.paint import Surface
-from sar3d.procedural.parts import arc, band, box, capped, cylinder, lathe, prism, ribbon, sphere, sweep, torus
-from sar3d.procedural.recipe import Drawing, Family, Recipe, backing, phrase
+from sar3d.procedural.parts import arc, around, at_sides, box, capped, cylinder, lathe, prism, sphere, torus
+from sar3d.procedural.recipe import Drawing, Family, Part, Recipe, of
 
-_HUES = ("red", "blue", "yellow", "green", "white", "orange", "turquoise", "purple", "pink", "black")
-_GLASS = Surface("glass", roughness=0.2)
-_RUBBER = Surface("rubber")
-_STEEL = Surface("steel", roughness=0.4)
+_GLASS, _RUBBER, _STEEL, _LIGHT = Surface("glass"), Surface("rubber"), Surface("steel"), Surface("light")
+_FINS = 3, 4
 
 
-def _side(polygon: list[tuple[float, float]], width: float) -> Mesh:
+def _side(polygon: list[tuple[float, float]], width: float) -> ProceduralMesh:
     """A side view (z forward, y up), counter-clockwise when the front points right, given a width along x."""
     return prism(polygon, width).turned("y", -90.0)
 
 
+def _wheels(r: Recipe, radius: float, x: float, places: tuple[float, ...]) -> Drawing:
+    """Pairs of wheels at `places` along z, with hubs of accent color."""
+    tire = cylinder(radius, 0.1, segments=18).moved(y=-0.05).turned("z", 90.0).moved(y=radius)
+    hub = cylinder(radius * 0.55, 0.13, segments=14).moved(y=-0.065).turned("z", 90.0).moved(y=radius)
+    drawing: Drawing = []
+    for z in places:
+        drawing += of(_RUBBER, tire.moved(x, 0.0, z), tire.moved(-x, 0.0, z))
+        drawing += of(r.trim, hub.moved(x, 0.0, z), hub.moved(-x, 0.0, z))
+    return drawing
+
+
 def _car(r: Recipe) -> Drawing:
-    length, w = r.vary("length", 3.7, 4.2), r.vary("width", 1.65, 1.8)
-    k, body = length / 4.0, Surface(r.main, roughness=0.35)
-    outline, cabin, roof = _car_lines(r, k)
-    rear, front, y = roof
-    drawing: Drawing = [(body, _side(outline, w)), (_GLASS, _side(cabin, w * 0.86))]
-    slab = box(w * 0.88, 0.09, front - rear, 0.03).moved(y=y, z=(front + rear) / 2)
-    drawing.append((body, slab))
-    drawing.append(
-        (r.painted(), box(w * 0.82, 0.02, front - rear - 0.06).moved(y=y + 0.08, z=(front + rear) / 2).tiled(1.1, 1.1))
-    )
-    for (z0, y0), (z1, y1) in _pillars(cabin):
-        bar = _side([(z0 - 0.06, y0), (z0 + 0.06, y0), (z1 + 0.06, y1), (z1 - 0.06, y1)], 0.08)
-        drawing += [(body, bar.moved(x=x)) for x in (-w * 0.42, w * 0.42)]
-    return [*drawing, *_running_gear(r, k, w)]
-
-
-Line = list[tuple[float, float]]
-
-
-def _car_lines(r: Recipe, k: float) -> tuple[Line, Line, tuple[float, float, float]]:
-    """Body outline, cabin outline, and the roof's rear, front and height."""
-    floor, tail, nose = 0.28, -2.0 * k, 2.0 * k
-    if r.style == "van":
-        belt, top = 1.15, r.vary("top", 1.75, 1.95)
-        body = [(tail, floor), (nose, floor), (nose + 0.02, 0.75), (nose - 0.25, belt), (tail, belt)]
-        cabin = [(tail + 0.06, belt), (nose - 0.3, belt), (nose - 0.75, top), (tail + 0.12, top)]
-        return body, cabin, (tail + 0.04, nose - 0.66, top)
-    belt, top = r.vary("belt", 0.85, 0.92), r.vary("top", 1.35, 1.45)
+    w, belt, wheel = r.vary("width", 0.4, 0.46), r.vary("belt", 0.25, 0.28), r.vary("wheel", 0.095, 0.115)
+    top = belt + (0.11 if r.style == "sports" else r.vary("roof", 0.14, 0.18))
     body = [
-        (tail, floor),
-        (nose, floor),
-        (nose + 0.03, 0.6),
-        (nose - 0.25, belt - 0.12),
-        (0.95 * k, belt),
-        (tail + 0.12, belt),
+        (-0.5, 0.08),
+        (0.5, 0.08),
+        (0.5, belt - 0.08),
+        (0.46, belt - 0.03),
+        (0.24, belt),
+        (-0.48, belt),
+        (-0.5, belt - 0.05),
     ]
-    body.append((tail - 0.02, belt - 0.15))
-    if r.style == "pickup":
-        cabin = [(-0.5 * k, belt), (0.95 * k, belt), (0.45 * k, top + 0.1), (-0.42 * k, top + 0.1)]
-        return body, cabin, (-0.5 * k, 0.52 * k, top + 0.1)
-    cabin = [(-1.5 * k, belt), (0.95 * k, belt), (0.3 * k, top), (-1.0 * k, top)]
-    return body, cabin, (-1.08 * k, 0.38 * k, top)
+    rear = {"sedan": (-0.4, -0.26), "hatchback": (-0.47, -0.42), "sports": (-0.42, -0.18)}[r.style]
+    front = (0.26, 0.08) if r.style != "sports" else (0.2, -0.02)
+    cabin = [(rear[0], belt), (front[0], belt), (front[1], top), (rear[1], top)]
+    roof = box(w * 0.84, 0.04, front[1] - rear[1] + 0.02).moved(y=top - 0.01, z=(front[1] + rear[1]) / 2)
+    drawing = of(r.painted, _side(body, w)) + of(_GLASS, _side(cabin, w * 0.82)) + of(r.body, roof)
+    for z0, z1 in (rear, front):
+        post = _side([(z0 - 0.025, belt), (z0 + 0.025, belt), (z1 + 0.025, top), (z1 - 0.025, top)], 0.03)
+        drawing += of(r.body, post.moved(x=w * 0.405), post.moved(x=-w * 0.405))
+    lamp = sphere(0.045, 10).moved(y=belt - 0.075, z=0.49)
+    drawing += of(_LIGHT, lamp.moved(x=w * 0.33), lamp.moved(x=-w * 0.33))
+    bumper = box(w * 1.04, 0.065, 0.06).moved(y=0.08)
+    drawing += of(r.trim, bumper.moved(z=0.5), bumper.moved(z=-0.5), box(w * 1.03, 0.05, 0.96).moved(y=0.085))
+    if "spoiler" in r.parts:
+        drawing += of(r.trim, box(w * 0.95, 0.025, 0.1).moved(y=belt + 0.07, z=-0.47))
+        drawing += of(r.trim, at_sides(box(0.03, 0.08, 0.05), w * 0.32).moved(y=belt, z=-0.46))
+    if "roof rack" in r.parts:
+        drawing += of(_STEEL, at_sides(box(0.025, 0.05, 0.26), w * 0.32).moved(y=top + 0.03, z=-0.1))
+    return drawing + _wheels(r, wheel, w / 2 - 0.03, (-0.3, 0.3))
 
 
-def _pillars(cabin: Line) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    rear, front, ahead, behind = cabin
-    middle = ((rear[0] + front[0]) / 2 - 0.05, rear[1]), ((rear[0] + front[0]) / 2 - 0.05, ahead[1])
-    inset = 0.05
-    return [
-        ((rear[0] + inset, rear[1]), (behind[0] + inset, behind[1])),
-        middle,
-        ((front[0] - inset, front[1]), (ahead[0] - inset, ahead[1])),
-    ]
-
-
-def _running_gear(r: Recipe, k: float, w: float) -> Drawing:
-    radius, drawing = (
-        r.vary("wheel", 0.33, 0.38),
-        [(_STEEL, box(w + 0.04, 0.14, 0.1, 0.03).moved(y=0.32, z=z)) for z in (-2.02 * k, 2.02 * k)],
-    )
-    tyre = cylinder(radius, 0.24, bevel=0.05, segments=28).moved(y=-0.12).turned("z", 90.0)
-    hub = cylinder(radius * 0.55, 0.27, bevel=0.03, segments=20).moved(y=-0.135).turned("z", 90.0)
-    for x in (-w / 2 + 0.06, w / 2 - 0.06):
-        for z in (-1.2 * k, 1.2 * k):
-            drawing += [(_RUBBER, tyre.moved(x, radius, z)), (_STEEL, hub.moved(x, radius, z))]
-        lamp = cylinder(0.12, 0.08, bevel=0.02, segments=16).turned("x", 90.0)
-        drawing.append((Surface("light", roughness=0.3), lamp.moved(x * 0.78, 0.6, 2.0 * k - 0.02)))
-        drawing.append(
-            (Surface("red" if r.main != "red" else "orange"), box(0.3, 0.12, 0.05).moved(x * 0.8, 0.6, -2.02 * k))
+def _truck(r: Recipe) -> Drawing:
+    w, load, high = r.vary("width", 0.34, 0.4), r.vary("load", 0.58, 0.68), r.vary("height", 0.36, 0.46)
+    back, front = -0.5, 0.5
+    join_at = back + load
+    drawing = of(r.trim, box(w * 1.02, 0.06, 0.98).moved(y=0.12), box(w * 1.06, 0.08, 0.05).moved(y=0.1, z=front))
+    cab = [(join_at + 0.02, 0.16), (front, 0.16), (front, 0.28), (front - 0.06, 0.42), (join_at + 0.02, 0.42)]
+    drawing += of(r.body, _side(cab, w * 0.96))
+    roof = (join_at + front) / 2 - 0.02
+    drawing += of(r.trim, box(w * 0.9, 0.035, front - join_at - 0.08).moved(y=0.42, z=roof))
+    pane = [(front - 0.003, 0.285), (front + 0.012, 0.29), (front - 0.048, 0.4), (front - 0.063, 0.395)]
+    drawing += of(_GLASS, _side(pane, w * 0.8), box(w * 0.98, 0.1, 0.14).moved(y=0.28, z=roof))
+    lamp = sphere(0.035, 10).moved(y=0.2, z=front)
+    drawing += of(_LIGHT, lamp.moved(x=w * 0.34), lamp.moved(x=-w * 0.34))
+    middle = back + load / 2
+    if r.style == "tank":
+        tank = cylinder(high * 0.48, load, segments=22).turned("x", 90.0).moved(y=0.17 + high * 0.46, z=back)
+        drawing += of(r.painted, tank) + of(
+            r.trim, cylinder(0.05, 0.05, segments=12).moved(y=0.17 + high * 0.93, z=middle)
         )
-    if r.style == "pickup":
-        drawing.append((_RUBBER, box(w * 0.82, 0.02, 1.3 * k).moved(y=0.905, z=-1.2 * k)))
-        for x in (-w * 0.46, w * 0.46):
-            drawing.append((Surface(r.main, roughness=0.35), box(0.1, 0.22, 1.42 * k, 0.02).moved(x, 0.8, -1.22 * k)))
-        drawing.append((Surface(r.main, roughness=0.35), box(w, 0.22, 0.1, 0.02).moved(y=0.8, z=-1.9 * k)))
-    return drawing
-
-
-def _describe_car(r: Recipe) -> tuple[str, str]:
-    kind = {"sedan": "sedan", "van": "van", "pickup": "pickup truck"}[r.style]
-    return (
-        f"{phrase(r.main, 'van' if r.style == 'van' else 'car')} with {r.accent} {r.pattern} on its roof",
-        f"{phrase(r.main, kind)} on four black wheels; its roof is painted with {r.accent} {r.pattern}.".capitalize(),
-    )
-
-
-def _rocket(r: Recipe) -> Drawing:
-    body, trim = Surface(r.main, roughness=0.4), Surface(r.accent, roughness=0.4)
-    wide, h = r.vary("radius", 0.24, 0.3), r.vary("height", 1.5, 1.9)
-    if r.style == "bulging":
-        wide, h = wide * 1.15, h * 0.85
-    lift, steps = 0.3, 16
-    wall = [(wide * _rocket_radius(r, i / steps), lift + h * i / steps) for i in range(steps + 1)]
-    tip, top = wall[-1]
-    nose = [(tip * math.cos(a) ** 0.9, top + 0.5 * math.sin(a)) for a in (math.radians(6.0 * i) for i in range(15))]
-    drawing: Drawing = [
-        (body, lathe([(0.0, lift), *wall, (0.0, top)], 32)),
-        (trim, lathe([(0.0, top), (tip + 0.012, top), *nose[1:], (0.0, top + 0.5)], 32)),
-        (r.painted(), ribbon(wall[5:9], 0.004, 0.5, 32)),
-        (
-            Surface("grey", roughness=0.4),
-            lathe([(0.0, 0.16), (wide * 0.7, 0.12), (wide * 0.45, lift + 0.02), (0.0, lift + 0.02)], 24),
-        ),
-    ]
-    port, level = wide * _rocket_radius(r, 0.7), lift + h * 0.7
-    pane = sphere(0.1, 20).scaled(1.0, 1.0, 0.4).moved(y=level, z=port - 0.005)
-    drawing += [(_STEEL, torus(0.11, 0.025, 24, 8).turned("x", 90.0).moved(y=level, z=port)), (_GLASS, pane)]
-    return [*drawing, *_fins(r, wide, h, lift)]
-
-
-def _rocket_radius(r: Recipe, t: float) -> float:
-    if r.style == "bulging":
-        return 0.62 + 0.45 * math.sin(math.pi * (0.08 + 0.72 * t))
-    return 1.0 - 0.16 * t * t
-
-
-def _fins(r: Recipe, wide: float, h: float, lift: float) -> Drawing:
-    trim = Surface(r.accent, roughness=0.4)
-    count, reach = (4 if r.vary("fins", 0.0, 1.0) > 0.5 else 3), wide + r.vary("reach", 0.2, 0.3)
-    inner = wide * 0.72
-    outline = [
-        (inner, lift + 0.02),
-        (reach * 0.92, 0.0),
-        (reach, 0.0),
-        (reach, 0.22),
-        (wide, lift + 0.34 * h * 0.8),
-        (inner, lift + 0.34 * h * 0.8),
-    ]
-    fin = prism(outline, 0.05)
-    drawing: Drawing = [(trim, fin.turned("y", 45.0 + 360.0 * i / count)) for i in range(count)]
-    if r.style != "boosted":
-        return drawing
-    tall = h * 0.55
-    side = [(0.0, 0.0), (0.11, 0.0), (0.08, 0.1), (0.11, 0.12), (0.11, tall), (0.0, tall)]
-    cap = lathe([(0.0, tall), (0.11, tall), *arc(0.11, 0.22, 0.0, 90.0, 8, cy=tall)[1:]], 20)
-    for x in (-wide - 0.1, wide + 0.1):
-        drawing += [(Surface(r.main, roughness=0.4), lathe(side, 20).moved(x, 0.12)), (trim, cap.moved(x, 0.12))]
-    return drawing
-
-
-def _describe_rocket(r: Recipe) -> tuple[str, str]:
-    kind = {"slim": "slim rocket", "bulging": "bulging toy rocket", "boosted": "rocket with two boosters"}[r.style]
-    return (
-        f"{phrase(r.main, 'rocket')} with {r.accent} fins and a band of {r.pattern}",
-        f"{phrase(kind)} in {r.main}, with {phrase(r.accent, 'nose')}, a round window and {r.pattern}.".capitalize(),
-    )
-
-
-def _hull(length: float, width: float, height: float, hollow: float) -> Mesh:
-    """A closed hull along z with its bow at +z; `hollow` is how deep the inside is scooped out."""
-    sections = []
-    for i in range(17):
-        t = i / 16
-        taper = 1.0 - max((t - 0.35) / 0.65, 0.0) ** 2
-        fullness = max(taper, 0.02) * (0.8 + 0.2 * min(t / 0.35, 1.0))
-        half, sheer = width / 2 * fullness, height * (1.0 + 0.35 * (t - 0.3) ** 2 + 0.25 * t**4)
-        keel = height * 0.55 * max((t - 0.55) / 0.45, 0.0) ** 2
-        scoop = hollow * min(1.0, 12.0 * t * 0.98, max(0.0, 6.0 * (0.97 - t)))
-        outer = [
-            (half * math.sin(a), sheer - (sheer - keel) * math.cos(a))
-            for a in (math.radians(9.0 * j) for j in range(-10, 11))
+    elif r.style == "dump":
+        tub = [
+            (back - 0.06, 0.22),
+            (back + 0.08, 0.17),
+            (join_at, 0.17),
+            (join_at, 0.17 + high * 0.85),
+            (back - 0.1, 0.17 + high * 0.6),
         ]
-        rim = half * 0.86
-        inner = [
-            (rim * math.sin(a), sheer - scoop * math.cos(a))
-            for a in (math.radians(9.0 * j) for j in range(10, -11, -1))
-        ]
-        sections.append([(x, y, length * (t - 0.5)) for x, y in [*outer, *inner]])
-    rings = np.array(sections)
-    return capped(rings, (0, 10, 20, 21, 31, 41)).tiled(3.0, 2.0)
+        drawing += of(r.painted, _side(tub, w * 1.05))
+        drawing += of(
+            Surface("soil"), box(w * 0.9, 0.05, load * 0.8).turned("x", -9.0).moved(y=0.15 + high * 0.72, z=middle)
+        )
+    else:
+        drawing += of(r.painted, box(w * 1.05, high, load).moved(y=0.17, z=middle))
+        drawing += of(r.trim, box(w * 1.09, 0.04, load + 0.03).moved(y=0.15 + high, z=middle))
+    if "exhaust pipe" in r.parts:
+        drawing += of(_STEEL, cylinder(0.025, 0.5, segments=10).moved(w * 0.5, 0.13, join_at))
+    return drawing + _wheels(r, 0.095, w / 2 - 0.01, (-0.36, -0.14, 0.36))
 
 
 def _boat(r: Recipe) -> Drawing:
-    length, width, height = r.vary("length", 2.6, 3.2), r.vary("width", 1.0, 1.2), r.vary("height", 0.55, 0.68)
-    hull = Surface(r.main, roughness=0.45)
-    drawing: Drawing = [(hull, _hull(length, width, height, height * (0.75 if r.style == "rowing" else 0.06)))]
-    if r.style == "rowing":
-        return drawing + _thwarts(r, length, width, height)
-    if r.style == "steam":
-        return drawing + _cabin(r, length, width, height)
-    mast, z = r.vary("mast", 2.0, 2.4), length * 0.08
-    wood = Surface("bark", "wood")
-    drawing.append((wood, cylinder(0.035, mast + 0.1, segments=12).moved(y=height * 0.9, z=z)))
-    foot, peak = height + 0.28, height + mast - 0.1
-    drawing.append(
-        (wood, sweep([(0.0, foot - 0.06), (length * 0.46, foot - 0.06)], 0.025).turned("y", 90.0).moved(z=z))
+    w, h = r.vary("width", 0.32, 0.4), r.vary("hull", 0.2, 0.26)
+    drawing = of(r.body, _hull(w, h)) + of(r.trim, _hull(w * 1.06, h).scaled(1.0, 0.22, 1.02).moved(y=h * 0.8))
+    if r.style == "sailing":
+        mast = r.vary("mast", 0.72, 0.86)
+        top, foot = h + mast, h + 0.1
+        drawing += of(Surface("bark"), cylinder(0.022, mast + 0.04, segments=10).moved(y=h - 0.02, z=0.06))
+        drawing += of(r.painted, _side([(-0.4, foot), (0.03, foot), (0.03, top - 0.03)], 0.03))
+        drawing += of(r.painted, _side([(0.1, foot), (0.42, foot), (0.1, top - 0.14)], 0.03))
+        return drawing + of(r.trim, _side([(-0.14, top), (0.06, top - 0.06), (0.06, top + 0.06)], 0.03))
+    deck = box(w * 0.62, 0.16, 0.42).moved(y=h, z=-0.1)
+    drawing += of(r.painted, deck) + of(r.trim, box(w * 0.7, 0.035, 0.48).moved(y=h + 0.16, z=-0.1))
+    drawing += of(
+        _GLASS, box(w * 0.64, 0.07, 0.3).moved(y=h + 0.06, z=-0.1), box(w * 0.44, 0.07, 0.44).moved(y=h + 0.06, z=-0.1)
     )
-    cloth = Surface(backing(r.accent, "white"), r.pattern, r.accent)
-    main = prism([(-length * 0.44, foot), (-0.05, foot), (-0.05, peak)], 0.02).tiled(1.0, 1.0).turned("y", -90.0)
-    jib = prism([(0.06, foot), (length * 0.36, foot - 0.12), (0.06, peak * 0.88)], 0.02).turned("y", -90.0)
-    return [*drawing, (cloth, main.moved(z=z)), (Surface("white"), jib.moved(z=z)), *_deck(r, length, width, height)]
-
-
-def _deck(r: Recipe, length: float, width: float, height: float) -> Drawing:
-    bench = box(width * 0.5, 0.16, length * 0.2, 0.03).tiled(1.0, 1.0).moved(y=height * 0.92, z=-length * 0.22)
-    return [(Surface("straw", "planks"), bench)]
-
-
-def _thwarts(r: Recipe, length: float, width: float, height: float) -> Drawing:
-    seat, wood = Surface(r.accent, "planks"), Surface("straw", "wood")
-    drawing: Drawing = [
-        (seat, box(width * wide, 0.05, 0.24).moved(y=height * 0.74, z=length * z).tiled(1.0, 2.0))
-        for z, wide in ((-0.26, 0.7), (-0.02, 0.76), (0.18, 0.6))
-    ]
-    for side in (-1, 1):
-        oar = [
-            (wood, cylinder(0.022, 1.5, segments=10)),
-            (r.painted(), box(0.2, 0.5, 0.03, 0.008).moved(y=-0.45).tiled(2.0, 2.0)),
-        ]
-        tilted = [(s, m.moved(y=-0.9).turned("z", 66.0 * side)) for s, m in oar]
-        drawing += [(s, m.moved(side * (width / 2 - 0.02), height + 0.06, 0.1)) for s, m in tilted]
+    if r.style == "steam":
+        funnel = r.vary("funnel", 0.22, 0.32)
+        drawing += of(r.painted, cylinder(0.075, funnel, segments=16).moved(y=h + 0.18, z=-0.14))
+        drawing += of(r.trim, cylinder(0.085, 0.07, segments=16).moved(y=h + 0.14 + funnel, z=-0.14))
+    else:
+        drawing += of(
+            r.body,
+            box(w * 0.42, 0.1, 0.2).moved(y=h + 0.19, z=-0.14),
+            cylinder(0.012, 0.2, segments=8).moved(y=h + 0.28, z=-0.2),
+        )
     return drawing
 
 
-def _cabin(r: Recipe, length: float, width: float, height: float) -> Drawing:
-    house, deep = Surface("white"), length * 0.3
-    drawing: Drawing = [
-        (house, box(width * 0.56, 0.5, deep, 0.03).moved(y=height * 0.9, z=-0.1)),
-        (Surface(r.main), box(width * 0.64, 0.06, deep + 0.1, 0.02).moved(y=height * 0.9 + 0.5, z=-0.1)),
-    ]
-    for side in (-1, 1):
-        for z in (-0.32, 0.1):
-            pane = (
-                cylinder(0.1, 0.04, segments=18)
-                .turned("z", 90.0)
-                .moved(side * width * 0.28 + 0.02, height * 0.9 + 0.27, z)
-            )
-            drawing.append((_GLASS, pane))
-    front = box(width * 0.4, 0.2, 0.04).moved(y=height * 0.9 + 0.2, z=-0.1 + deep / 2)
-    funnel = cylinder(0.15, 0.55, bevel=0.02, segments=24).moved(y=height * 0.9 + 0.5, z=-0.2)
-    y = height * 0.9 + 0.62
-    return [
-        *drawing,
-        (_GLASS, front),
-        (Surface(r.main), funnel),
-        (r.painted(), band((0.15, y), (0.15, y + 0.3), 0.004, 0.3).moved(z=-0.2)),
-    ]
+def _hull(width: float, height: float) -> ProceduralMesh:
+    """A closed hull from z = -0.5 to its bow at z = 0.5."""
+    rings = []
+    for i in range(9):
+        t = i / 8
+        half = width / 2 * max(1.0 - max((t - 0.4) / 0.6, 0.0) ** 2, 0.03) * (0.82 + 0.18 * min(t / 0.4, 1.0))
+        sheer, keel = height * (1.0 + 0.3 * t**4), height * 0.5 * max((t - 0.55) / 0.45, 0.0) ** 2
+        bow = 0.1 * t**3
+        section = [
+            (-half, sheer),
+            (-half * 0.86, keel + (sheer - keel) * 0.4),
+            (-half * 0.45, keel),
+            (half * 0.45, keel),
+        ]
+        section += [(half * 0.86, keel + (sheer - keel) * 0.4), (half, sheer)]
+        rings.append([(x, y, t - 0.5 + bow * (y / height - 0.5)) for x, y in section])
+    return capped(np.array(rings), (0, 5, 6))
 
 
-def _describe_boat(r: Recipe) -> tuple[str, str]:
-    first, kind = {
-        "sail": ("sail", "sailing boat with a white jib"),
-        "rowing": ("oars", "rowing boat with three benches"),
-        "steam": ("funnel", "small steamboat with a white cabin"),
-    }[r.style]
-    return (
-        f"{phrase(r.main, 'boat')} with {r.accent} {r.pattern} on its {first}",
-        f"{phrase(kind)} and {phrase(r.main, 'hull')}; its {first} shows {r.accent} {r.pattern}.".capitalize(),
+def _plane(r: Recipe) -> Drawing:
+    girth, span, chord = r.vary("girth", 0.085, 0.105), r.vary("span", 0.42, 0.5), r.vary("chord", 0.17, 0.22)
+    nose = [(girth, 0.3), (girth * 0.86, 0.4), (girth * 0.5, 0.475), (0.0, 0.5)]
+    body = lathe([(0.0, -0.5), (girth * 0.28, -0.49), (girth * 0.7, -0.28), (girth, -0.05), *nose], 16)
+    drawing = of(r.painted, body.turned("x", 90.0))
+    sweep_back = 0.16 if r.style == "jet" else 0.02
+    wing = [(0.0, chord / 2), (0.0, -chord / 2), (span, -sweep_back - chord * 0.32), (span, -sweep_back + chord * 0.25)]
+    flat = prism(wing, 0.035).turned("x", 90.0)
+    both = [flat.moved(y=-0.02), _mirrored(wing, 0.035).moved(y=-0.02)]
+    drawing += of(r.painted, *(m.moved(z=0.06) for m in both))
+    if r.style == "biplane":
+        drawing += of(r.painted, *(m.moved(y=0.24, z=0.08) for m in both))
+        strut = box(0.025, 0.24, 0.03).moved(y=-0.01, z=0.06)
+        drawing += of(r.trim, at_sides(strut.moved(z=-0.06), span * 0.62).moved(z=0.06))
+    tail = [(0.0, 0.07), (0.0, -0.06), (0.19, -0.08), (0.19, 0.0)]
+    tails = [prism(tail, 0.03).turned("x", 90.0), _mirrored(tail, 0.03)]
+    drawing += of(r.trim, *(m.moved(y=0.02, z=-0.42) for m in tails))
+    drawing += of(r.trim, _side([(-0.5, 0.02), (-0.32, 0.02), (-0.42, 0.24), (-0.5, 0.24)], 0.035))
+    drawing += of(_GLASS, sphere(girth * 0.72, 12).scaled(0.8, 1.0, 1.5).moved(y=girth * 0.55, z=0.24))
+    if r.style == "jet":
+        pod = (
+            lathe([(0.0, -0.1), (0.05, -0.1), (0.058, 0.08), (0.0, 0.08)], 12).turned("x", 90.0).moved(y=-0.09, z=0.02)
+        )
+        return drawing + of(r.trim, pod.moved(x=span * 0.42), pod.moved(x=-span * 0.42))
+    blade = box(0.4, 0.05, 0.02).moved(y=-0.025, z=0.5)
+    drawing += of(r.trim, blade.turned("z", 35.0), sphere(0.05, 10).moved(z=0.5))
+    return drawing + _gear(r, girth)
+
+
+def _gear(r: Recipe, girth: float) -> Drawing:
+    if "landing gear" not in r.parts:
+        return []
+    wheel = cylinder(0.05, 0.035, segments=12).turned("z", 90.0).moved(y=-girth - 0.1, z=0.16)
+    leg = box(0.02, 0.12, 0.03).moved(y=-girth - 0.1, z=0.16)
+    return of(_RUBBER, wheel.moved(x=0.14), wheel.moved(x=-0.1)) + of(r.trim, leg.moved(x=0.11), leg.moved(x=-0.11))
+
+
+def _mirrored(outline: list[tuple[float, float]], depth: float) -> ProceduralMesh:
+    """The flat prism of an outline on the side of -x."""
+    return prism([(-x, y) for x, y in reversed(outline)], depth).turned("x", 90.0)
+
+
+def _rocket(r: Recipe) -> Drawing:
+    wide, h, lift = r.vary("radius", 0.13, 0.17), 0.6, 0.14
+    shape = [(1.0, 0.0), (1.0, 0.35), (0.98, 0.7), (0.92, 1.0)]
+    if r.style == "bulging":
+        wide *= 1.2
+        shape = [(0.6, 0.0), (0.86, 0.2), (1.0, 0.45), (0.96, 0.7), (0.8, 1.0)]
+    wall = [(wide * x, lift + h * y) for x, y in shape]
+    tip, top = wall[-1]
+    point = r.vary("nose", 0.22, 0.32)
+    nose = [(tip * math.cos(a) ** 0.85, top + point * math.sin(a)) for a in (0.35, 0.7, 1.05, 1.35)]
+    drawing = of(r.painted, lathe([(0.0, lift), *wall], 20))
+    drawing += of(r.body, lathe([(tip, top), *nose[:2], (0.0, nose[1][1])], 20))
+    drawing += of(r.trim, lathe([nose[1], *nose[2:], (0.0, top + point)], 20))
+    drawing += of(_STEEL, lathe([(0.0, 0.06), (wide * 0.7, 0.05), (wide * 0.4, lift + 0.01)], 16))
+    port, level = wide * (0.93 if r.style == "bulging" else 1.0), lift + h * 0.72
+    drawing += of(_STEEL, torus(0.065, 0.02, 16, 6).turned("x", 90.0).moved(y=level, z=port))
+    drawing += of(_GLASS, sphere(0.062, 12).scaled(1.0, 1.0, 0.4).moved(y=level, z=port))
+    count, reach, root = r.pick("fins", *_FINS), wide + r.vary("reach", 0.11, 0.16), wide * 0.55
+    fin = prism(
+        [(root, lift), (reach * 0.9, 0.0), (reach, 0.0), (reach, 0.14), (wide * 0.9, 0.38), (root, 0.38)], 0.045
     )
+    drawing += of(r.trim, around(fin, count, 45.0))
+    if r.style == "boosted":
+        side = lathe([(0.0, 0.0), (0.065, 0.0), (0.065, 0.36), *arc(0.065, 0.11, 0.0, 90.0, 4, cy=0.36)[1:]], 14)
+        drawing += of(r.body, side.moved(wide + 0.06, 0.05), side.moved(-wide - 0.06, 0.05))
+    return drawing
+
+
+def _balloon(r: Recipe) -> Drawing:
+    wide = r.vary("radius", 0.33, 0.38)
+    ball = {"round": wide, "tall": wide * 1.15}[r.style]
+    middle = (1.0 if r.style == "round" else 1.14) - ball
+    upper = arc(wide, ball, 0.0, 90.0, 8, cy=middle)
+    lower = [(wide * x, middle - ball * y) for x, y in ((0.24, 1.22), (0.5, 0.94), (0.78, 0.62), (0.95, 0.3))]
+    mouth = lower[0][1]
+    drawing = of(r.painted, lathe([(0.0, mouth), *lower, *upper], 24))
+    drawing += of(
+        r.trim, lathe([(wide * 0.25, mouth - 0.01), (wide * 0.46, mouth + wide * 0.26), (0.0, mouth + 0.3)], 20)
+    )
+    basket = r.vary("basket", 0.15, 0.19)
+    drawing += of(r.trim, box(basket, 0.13, basket))
+    rope = box(0.016, mouth - 0.09, 0.016).moved(y=0.11)
+    drawing += of(
+        Surface("bark"), *(rope.moved(i * basket * 0.44, 0.0, j * basket * 0.44) for i in (-1, 1) for j in (-1, 1))
+    )
+    if "belt" in r.parts:
+        drawing += of(
+            r.trim,
+            lathe(
+                [
+                    (wide, middle - 0.05),
+                    (wide + 0.014, middle - 0.05),
+                    (wide + 0.014, middle + 0.05),
+                    (wide, middle + 0.05),
+                ],
+                24,
+            ),
+        )
+    return drawing
 
 
 CAR = Family(
     "car",
-    ("sedan", "van", "pickup"),
-    _HUES,
-    ("checks", "stripes", "dots", "zigzags"),
     _car,
-    _describe_car,
+    {"sedan": "four-door car", "hatchback": "small hatchback car", "sports": "sports car"},
+    "bumpers and sills",
+    (Part("spoiler", 0.35, "a rear spoiler"), Part("roof rack", 0.3, "a roof rack", ("sedan", "hatchback"))),
+    ("width", "narrow", "wide"),
     ("vehicle",),
 )
-ROCKET = Family(
-    "rocket",
-    ("slim", "bulging", "boosted"),
-    _HUES,
-    ("checks", "hoops", "zigzags", "stripes"),
-    _rocket,
-    _describe_rocket,
-    ("vehicle", "space"),
+TRUCK = Family(
+    "truck",
+    _truck,
+    {"box": "box truck", "tank": "tank truck", "dump": "dump truck"},
+    "roof and frame",
+    (Part("exhaust pipe", 0.4, "a tall exhaust pipe"),),
+    ("height", "low", "high"),
+    ("vehicle",),
 )
 BOAT = Family(
     "boat",
-    ("sail", "rowing", "steam"),
-    _HUES,
-    ("stripes", "dots", "zigzags", "checks"),
     _boat,
-    _describe_boat,
+    {"sailing": "sailing boat", "steam": "steam boat", "motor": "motor boat"},
+    {"sailing": "rim and flag", "steam": "rim", "motor": "rim"},
+    (),
+    ("width", "slim", "wide"),
     ("vehicle", "water"),
+)
+PLANE = Family(
+    "plane",
+    _plane,
+    {"jet": "jet plane", "propeller": "propeller plane", "biplane": "double-winged plane"},
+    {"jet": "tail and engines", "propeller": "tail and propeller", "biplane": "tail and propeller"},
+    (Part("landing gear", 0.5, "two wheels", ("propeller", "biplane")),),
+    ("span", "short-winged", "long-winged"),
+    ("vehicle", "air"),
+)
+ROCKET = Family(
+    "rocket",
+    _rocket,
+    {"slim": "slim rocket", "bulging": "bulging rocket", "boosted": "booster rocket"},
+    "tip and fins",
+    (),
+    ("nose", "blunt", "pointed"),
+    ("vehicle", "space"),
+)
+BALLOON = Family(
+    "balloon",
+    _balloon,
+    {"round": "hot-air balloon", "tall": "tall hot-air balloon"},
+    "basket",
+    (Part("belt", 0.4, "a belt around its middle"),),
+    ("basket", "", "big-basketed"),
+    ("vehicle", "air"),
 )
