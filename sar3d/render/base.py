@@ -24,7 +24,7 @@ class RenderSettings:
     resolution: int = 256
     """Height and width of a frame in pixels."""
     lit: bool = True
-    """Shade by the lights of `lighting`; otherwise every surface shows its base colour."""
+    """Shade by the lights of `lighting`; otherwise every surface shows its base color."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= 4096:
@@ -35,13 +35,13 @@ class RenderSettings:
 class Frames:
     """V pictures of one scene.
 
-    Depth and normal of a pixel are those of the surface on the ray through the pixel's exact centre, never a mean over
-    an edge. Colour and alpha are filtered over the pixel's neighbourhood (`sampling`). A BLEND surface has depth and
+    Depth and normal of a pixel are those of the surface on the ray through the pixel's exact center, never a mean over
+    an edge. Color and alpha are filtered over the pixel's neighborhood (`sampling`). A BLEND surface has depth and
     normal where its alpha is at least 0.5; where it is less it only tints what lies behind.
     """
 
     rgb: NDArray[np.uint8]
-    """(V, H, W, 3) sRGB, composited on white in encoded values: colour * alpha + 255 * (1 - alpha)."""
+    """(V, H, W, 3) sRGB, composited on white in encoded values: color * alpha + 255 * (1 - alpha)."""
     alpha: NDArray[np.uint8]
     """(V, H, W) coverage times opacity."""
     depth: NDArray[np.float32]
@@ -70,7 +70,7 @@ class Renderer(Protocol):
         """Draw V views of `scene`.
 
         `c2w` (V, 4, 4): OpenCV camera-to-world. `intrinsics` (V, 3, 3): for image coordinates in [0, 1], so that the
-        centre of pixel (row i, column j) is ((j + 0.5) / W, (i + 0.5) / H).
+        center of pixel (row i, column j) is ((j + 0.5) / W, (i + 0.5) / H).
 
         Raises ObjectError("blank_frame") if a view that should show the scene is empty.
         """
@@ -147,15 +147,15 @@ class OneThread:
 
 
 def bounding_sphere(scene: Scene) -> tuple[NDArray[np.float64], float]:
-    """Centre (3,) and radius of a sphere around the scene."""
+    """Center (3,) and radius of a sphere around the scene."""
     low, high = scene.bounds()
     return (low + high) / 2, float(np.linalg.norm(high - low)) / 2
 
 
 def near_far(sphere: tuple[NDArray[np.float64], float], c2w: NDArray[np.float64]) -> tuple[float, float]:
     """Depth range of the sphere seen from `c2w` (4, 4), a little widened; near stays positive inside the sphere."""
-    centre, radius = sphere
-    z = float((centre - c2w[:3, 3]) @ c2w[:3, 2])
+    center, radius = sphere
+    z = float((center - c2w[:3, 3]) @ c2w[:3, 2])
     margin = 0.01 * radius + 1e-4
     far = max(z + radius + margin, 1e-2)
     return max(z - radius - margin, far * 1e-3), far

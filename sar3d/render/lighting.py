@@ -1,7 +1,7 @@
 """The lights, once for all renderers, and the sRGB curve.
 
 Lambert in linear light, without shadows: a sky and ground term by the normal's height, plus three directional lights.
-All are fixed in the world, not to the camera, so that one point of a surface has one colour in every view. The numbers
+All are fixed in the world, not to the camera, so that one point of a surface has one color in every view. The numbers
 keep a white surface just below 1 for every normal, so nothing clips.
 """
 
@@ -17,7 +17,7 @@ LIGHTS: tuple[tuple[tuple[float, float, float], float], ...] = (
     ((0.85, -0.40, 0.34), 0.24),
     ((0.05, 0.93, 0.36), 0.28),
 )
-"""Direction towards the light (normalised where used) and strength: key from the front left above, fill from the right,
+"""Direction towards the light (normalized where used) and strength: key from the front left above, fill from the right,
 rim from behind; the front of a glTF model looks along -y."""
 
 
@@ -29,7 +29,7 @@ def directions() -> NDArray[np.float64]:
 
 
 def irradiance(normal: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(..., 3) unit normals, world frame, turned to the camera → (...) factor on the base colour, in linear light."""
+    """(..., 3) unit normals, world frame, turned to the camera → (...) factor on the base color, in linear light."""
     up = 0.5 + 0.5 * normal[..., 2]
     lambert = np.maximum(normal @ directions().T.astype(np.float32), 0)
     strengths = np.array([strength for _, strength in LIGHTS], np.float32)

@@ -1,6 +1,6 @@
-"""The fast renderer: OpenGL 3.3 through a headless EGL context, on a GPU or on Mesa's software rasteriser.
+"""The fast renderer: OpenGL 3.3 through a headless EGL context, on a GPU or on Mesa's software rasterizer.
 
-A view is one pass over the opaque triangles into three targets at sample resolution (colour, normal, distance), if need
+A view is one pass over the opaque triangles into three targets at sample resolution (color, normal, distance), if need
 be two over the blended ones, and one small pass that filters, encodes and composites. Only the pixels that the scene
 can cover are filtered and read back. `GLCONTEXT_DEVICE_INDEX` chooses among several EGL devices.
 """
@@ -44,9 +44,9 @@ class _Targets:
 
     resolution: int
     surface: Any
-    """Colour, normal, distance and depth buffer at sample resolution."""
+    """Color, normal, distance and depth buffer at sample resolution."""
     blend: Any
-    """The same colour and depth buffer; depth is tested, never written."""
+    """The same color and depth buffer; depth is tested, never written."""
     blend_geometry: Any
     """The same normal, distance and depth buffer."""
     final: Any
@@ -247,7 +247,7 @@ class ModernGLRenderer:
         context = self._context
         top, left, bottom, right = rect
         targets.surface.use()
-        # All of it: software rasterisers fill whole targets fast, but clear a part by drawing a rectangle.
+        # All of it: software rasterizers fill whole targets fast, but clear a part by drawing a rectangle.
         targets.surface.clear(0, 0, 0, 0, depth=1.0)
         context.enable_only(moderngl.DEPTH_TEST)
         for drawable in drawables:

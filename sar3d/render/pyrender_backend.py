@@ -1,7 +1,7 @@
 """The same pictures through pyrender, for machines where it is the one that works.
 
 pyrender brings the EGL context, the upload of meshes, and the pass over a scene. Replaced are its multisampled target
-(whose depth is not that of the pixel's centre), its shaders (which have no normals), its textures (which are not decoded
+(whose depth is not that of the pixel's center), its shaders (which have no normals), its textures (which are not decoded
 before they are filtered) and its order of transparent objects (by object, not by triangle).
 """
 
@@ -181,7 +181,7 @@ class _Program(shader_program.ShaderProgram):
 
 
 class _SampleRenderer(renderer.Renderer):
-    """Draws one sample per target pixel into float targets for colour, normal and distance; `render` gives all three."""
+    """Draws one sample per target pixel into float targets for color, normal and distance; `render` gives all three."""
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)

@@ -149,8 +149,8 @@ def _render_view(
     top, left, bottom, right = rect
     inside = (view, slice(top, bottom), slice(left, right))
     frames.rgb[inside], frames.alpha[inside] = resolve(samples.color.reshape(shape))
-    centres = samples.geometry.reshape(shape)[1::2, 1::2]
-    frames.normal[inside], frames.depth[inside] = centres[..., :3], centres[..., 3]
+    centers = samples.geometry.reshape(shape)[1::2, 1::2]
+    frames.normal[inside], frames.depth[inside] = centers[..., :3], centers[..., 3]
 
 
 def _trace(geometry: _Geometry, view: _View, lit: bool) -> _Samples:

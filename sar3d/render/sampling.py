@@ -1,10 +1,10 @@
 """Where all renderers take their samples, and how samples become pixels.
 
 An H x W picture is made from (2H + 1) x (2W + 1) samples half a pixel apart, such that sample (2i + 1, 2j + 1) is
-exactly the centre of pixel (i, j) and the outermost samples lie on the picture's border. Depth and normal of a pixel are
-its centre sample's. Its colour and alpha are the 3 x 3 samples around the centre under a tent, (1 2 1) x (1 2 1) / 16, on
+exactly the center of pixel (i, j) and the outermost samples lie on the picture's border. Depth and normal of a pixel are
+its center sample's. Its color and alpha are the 3 x 3 samples around the center under a tent, (1 2 1) x (1 2 1) / 16, on
 linear light multiplied with alpha. Compared with averaging 2 x 2 samples per pixel this needs no more samples, has one
-that lies on the centre, and filters wider, so that fine textures alias less.
+that lies on the center, and filters wider, so that fine textures alias less.
 """
 
 import numpy as np
@@ -92,7 +92,7 @@ def resolve(color: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.
     """(2H + 1, 2W + 1, 4) linear light times alpha, and alpha → (H, W, 3) sRGB on white, (H, W) alpha.
 
     The filter works in linear light; laying the result over white works in sRGB values, as every image program and the
-    training's volume renderer do, so that the picture's colour can be had back from picture and alpha.
+    training's volume renderer do, so that the picture's color can be had back from picture and alpha.
     """
     mean = tent(color)
     alpha = mean[..., 3:]

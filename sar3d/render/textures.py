@@ -19,7 +19,7 @@ class Pyramid:
 
     texture: Texture
     texels: NDArray[np.uint8]
-    """(N, 4) sRGB colour and linear alpha."""
+    """(N, 4) sRGB color and linear alpha."""
     sizes: NDArray[np.int64]
     """(levels, 2): width and height."""
     offsets: NDArray[np.int64]

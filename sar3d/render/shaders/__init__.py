@@ -6,7 +6,7 @@ from typing import Literal
 from sar3d.render import lighting
 
 Texels = Literal["PLAIN", "TEXTURED", "MIRRORED"]
-"""How a shader comes by its texel. A program of its own for each, since sampling costs a software rasteriser a third of
+"""How a shader comes by its texel. A program of its own for each, since sampling costs a software rasterizer a third of
 the time, and sampling with explicit derivatives another fifth."""
 
 

@@ -29,7 +29,7 @@ vec4 texel() {
 }
 #endif
 
-// A triangle seen nearly edge-on has no area to speak of, and rasterisers then extrapolate its values far beyond it.
+// A triangle seen nearly edge-on has no area to speak of, and rasterizers then extrapolate its values far beyond it.
 // `anchor` is one of its corners and |surface.y| the greatest distance from there to any of its points.
 bool beyond_triangle() {
     vec3 away = world - anchor;
