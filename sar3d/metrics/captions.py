@@ -1,4 +1,4 @@
-"""How good captions are: overlap with references, sentence embeddings, and whether noun, category and colours are right.
+"""How good captions are: overlap with references, sentence embeddings, and whether noun, category and colors are right.
 
 Overlap is measured by libraries (NLTK, rouge-score). METEOR needs WordNet's data and is left out, with the reason,
 where they are not found; nothing is approximated. The sentence embeddings are those of `minilm`, and the number bears
@@ -17,12 +17,12 @@ from sar3d.errors import UserError
 if TYPE_CHECKING:
     from sar3d.conditions import ConditionEncoder
 
-_COLOUR_WORDS = (
+_COLOR_WORDS = (
     "black white gray brown beige tan red maroon orange yellow gold green teal turquoise cyan blue navy purple violet "
     "magenta pink silver"
 )
-COLOURS = frozenset(_COLOUR_WORDS.split())
-"""Words that count as colours. `cream`, `olive`, `salmon` and the like are left out: they are things as often."""
+COLORS = frozenset(_COLOR_WORDS.split())
+"""Words that count as colors. `cream`, `olive`, `salmon` and the like are left out: they are things as often."""
 _SPELLINGS = {"grey": "gray", "golden": "gold"}
 _BATCH = 64
 """Captions that are embedded at once."""
@@ -59,7 +59,7 @@ def caption_metrics(
     | `minilm_similarity` | cosine of the sentence embeddings of all-MiniLM-L6-v2, best reference |
     | `noun_accuracy` | the last word of the name stands in the caption |
     | `category_accuracy` | the longest known name in the caption, else the last known noun, is of the object's category |
-    | `colour_accuracy` | the set of colour words equals that of a reference; none and none are equal |
+    | `color_accuracy` | the set of color words equals that of a reference; none and none are equal |
 
     Args:
         known: further names and categories that a caption may name, for example those of the training objects.
@@ -82,15 +82,15 @@ def caption_metrics(
     nouns = [noun(name) in words(caption) for caption, name in zip(predictions, names, strict=True)]
     vocabulary = _vocabulary([*zip(names, categories, strict=True), *known])
     named = [wanted in _named(p, vocabulary) for p, wanted in zip(predictions, categories, strict=True)]
-    colours = [colours_of(p) in map(colours_of, r) for p, r in zip(predictions, references, strict=True)]
-    values |= {"noun_accuracy": _share(nouns), "category_accuracy": _share(named), "colour_accuracy": _share(colours)}
+    colors = [colors_of(p) in map(colors_of, r) for p, r in zip(predictions, references, strict=True)]
+    values |= {"noun_accuracy": _share(nouns), "category_accuracy": _share(named), "color_accuracy": _share(colors)}
     return {"values": values, "absent": absent}
 
 
 def majority_caption(captions: Sequence[str], names: Sequence[str]) -> str:
     """The one caption that fits most training objects, the baseline that a captioner must beat.
 
-    It is the caption whose noun, colours and own words are the most frequent ones, in sum; of equals the first by
+    It is the caption whose noun, colors and own words are the most frequent ones, in sum; of equals the first by
     alphabet. Measure it as `caption_metrics([it] * len(references), references, ...)`.
 
     Args:
@@ -101,9 +101,9 @@ def majority_caption(captions: Sequence[str], names: Sequence[str]) -> str:
     """
     if not captions or len(captions) != len(names):
         raise ValueError(f"{len(captions)} captions and {len(names)} names: give one of each per training object")
-    nouns, colours = Counter(map(noun, names)), Counter(map(colours_of, captions))
+    nouns, colors = Counter(map(noun, names)), Counter(map(colors_of, captions))
     texts = Counter(captions)
-    score = {c: texts[c] + nouns[noun(name)] + colours[colours_of(c)] for c, name in zip(captions, names, strict=True)}
+    score = {c: texts[c] + nouns[noun(name)] + colors[colors_of(c)] for c, name in zip(captions, names, strict=True)}
     return min(score, key=lambda caption: (-score[caption], caption))
 
 
@@ -117,9 +117,9 @@ def noun(name: str) -> str:
     return (words(name) or [""])[-1]
 
 
-def colours_of(caption: str) -> frozenset[str]:
-    """The colour words in a caption."""
-    return COLOURS & set(words(caption))
+def colors_of(caption: str) -> frozenset[str]:
+    """The color words in a caption."""
+    return COLORS & set(words(caption))
 
 
 def wordnet() -> Any:

@@ -1,4 +1,4 @@
-"""How close pictures are: PSNR and SSIM. Colours are in [0, 1], on white; every function gives one number per image."""
+"""How close pictures are: PSNR and SSIM. Colors are in [0, 1], on white; every function gives one number per image."""
 
 import torch
 from einops import rearrange, reduce

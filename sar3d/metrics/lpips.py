@@ -1,9 +1,7 @@
 """Perceptual distance: LPIPS on VGG-16 (Zhang et al. 2018), and a named substitute where there are no weights for it."""
 
 import dataclasses
-import importlib.util
 import logging
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 
 from sar3d.errors import UserError
 from sar3d.metrics.config import PerceptualConfig
+from sar3d.weights import HubFile, MissingWeightsError, locate, locate_source, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ _LAYERS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-"""The ImageNet mean and deviation, for colours in [-1, 1] (LPIPS 0.1)."""
+"""The ImageNet mean and deviation, for colors in [-1, 1] (LPIPS 0.1)."""
 
 _FIRST_KERNEL = (-0.5537, 0.1427, 0.5290, -0.5831, 0.3566, 0.7657, -0.6902, -0.0480, 0.4841)
 _FIRST_BIASES = (0.4034, 0.3778, 0.4644, -0.3228, 0.3940, -0.3953, 0.3951, -0.5496)
@@ -40,7 +39,7 @@ class PerceptualLoss(nn.Module):
     key: str
 
     def forward(self, images: Float[Tensor, "N 3 h w"], targets: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N"]:
-        """Distance of each image, with colours in [0, 1], from its target; computed in float32, 0 for equal pictures.
+        """Distance of each image, with colors in [0, 1], from its target; computed in float32, 0 for equal pictures.
 
         Raises:
             UserError: the pictures are too small for the distance.
@@ -54,7 +53,7 @@ class PerceptualLoss(nn.Module):
 
 
 class Lpips(PerceptualLoss):
-    """LPIPS 0.1: weighted squared differences of unit-normalised VGG-16 features (Zhang et al. 2018, equation 1)."""
+    """LPIPS 0.1: weighted squared differences of unit-normalized VGG-16 features (Zhang et al. 2018, equation 1)."""
 
     def __init__(self, vgg16: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
         """From the trunk's features.N.weight and features.N.bias and the heads' linK.model.1.weight (1, C, 1, 1).
@@ -148,10 +147,11 @@ def resolve_weights(config: PerceptualConfig) -> PerceptualConfig:
             )
         return config
     try:
-        return dataclasses.replace(config, vgg16=str(_download(config.repository, config.file)))
-    except (OSError, ImportError) as error:
-        _warn(f"{config.repository} cannot be had ({type(error).__name__})")
+        found = locate_source("vgg16", HubFile(config.repository, config.file))
+    except MissingWeightsError as error:
+        _warn(str(error))
         return dataclasses.replace(config, vgg16="substitute")
+    return dataclasses.replace(config, vgg16=str(found))
 
 
 def perceptual_loss(config: PerceptualConfig | None = None) -> PerceptualLoss:
@@ -163,11 +163,8 @@ def perceptual_loss(config: PerceptualConfig | None = None) -> PerceptualLoss:
     resolved = resolve_weights(config or PerceptualConfig())
     if resolved.vgg16 == "substitute":
         return LaplacianPyramid()
-    heads = _packaged_heads() if resolved.heads == "torchmetrics" else Path(resolved.heads)
-    if heads is None:
-        _warn("the package torchmetrics, which brings the linear heads, is not installed")
-        return LaplacianPyramid()
-    loss = Lpips(_read(Path(resolved.vgg16)), _read(heads))
+    heads = locate("lpips-heads", "" if resolved.heads == "torchmetrics" else resolved.heads, "heads")
+    loss = Lpips(read_tensors(Path(resolved.vgg16)), read_tensors(heads))
     if loss.key != "lpips_vgg":
         files = f"{resolved.vgg16} and {heads}"
         logger.warning("%s do not hold the weights of LPIPS 0.1; metrics call the distance %s", files, loss.key)
@@ -182,47 +179,6 @@ def _warn(reason: str) -> None:
         LaplacianPyramid.name.partition(",")[0],
         LaplacianPyramid.key,
     )
-
-
-def _download(repository: str, file: str) -> Path:
-    """The file in the hub's local cache. Raises `OSError` where it is neither cached nor to be reached."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(hf_hub_download(repository, file))
-    except HFValidationError as error:
-        raise UserError(f"{repository!r} is no name of a hub repository: set repository=owner/name") from error
-
-
-def _packaged_heads() -> Path | None:
-    # Found without an import: importing the package costs seconds, and only its data file is wanted.
-    spec = importlib.util.find_spec("torchmetrics")
-    roots = (spec.submodule_search_locations if spec else None) or []
-    files = (Path(root) / "functional" / "image" / "lpips_models" / "vgg.pth" for root in roots)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file; code in a .pth is never run."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}: name a .pth or .safetensors file") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is no plain file of tensors and was not loaded: save it as a state dict or .safetensors"
-        ) from error
-    except Exception as error:
-        # Readers of damaged files raise many types, none of which tells the user more.
-        raise UserError(f"{path} cannot be read as weights, it may be truncated: fetch it again") from error
-    if not isinstance(tensors, dict):
-        raise UserError(f"{path} holds no state dict: save the model's state_dict() instead")
-    return tensors
 
 
 def _trunk() -> Iterator[nn.Module]:

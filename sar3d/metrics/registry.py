@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 OURS = "ours"
 """What the model made; everything else that is shown is a baseline."""
-TRUTH = "truth"
-"""The name for features of the truth, which `total` compares others with; it is no row of the table."""
+TARGET = "target"
+"""The name for features of the target, which `total` compares others with; it is no row of the table."""
 
 Better = Literal["higher", "lower"]
 Numbers = Mapping[str, Mapping[str, Sequence[float]]]
-"""Of one object: by metric, then by what was measured (`ours`, a baseline, `truth`)."""
+"""Of one object: by metric, then by what was measured (`ours`, a baseline, `target`)."""
 Record = dict[str, Any]
 """The same as rows hold it: `entry` (its key in the registry), `metric`, `of`, `value` (numbers)."""
 
@@ -45,7 +45,7 @@ class Pictures:
     opacity: Float[Tensor, "V H W"] | None = None
     """Coverage in [0, 1]."""
     depth: Float[Tensor, "V H W"] | None = None
-    """z-depth; of the truth 0 where there is nothing."""
+    """z-depth; of the target 0 where there is nothing."""
     normal: Float[Tensor, "V 3 H W"] | None = None
     """In the world frame."""
 
@@ -54,7 +54,7 @@ class Pictures:
 class Subject:
     """One object: what it should look like, and what is shown in its stead."""
 
-    truth: Pictures
+    target: Pictures
     shown: Mapping[str, Pictures]
     """From the same cameras: `ours`, and baselines by name."""
     prompt: str = ""
@@ -84,6 +84,16 @@ def mean_of_objects(numbers: Mapping[str, Sequence[Sequence[float]]]) -> dict[st
     return found
 
 
+def worst_of_objects(numbers: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]:
+    """The least number of any object; what could not be measured (NaN) does not count."""
+    found = {}
+    for of, values in numbers.items():
+        known = [value[0] for value in values if not math.isnan(value[0])]
+        if known:
+            found[of] = min(known)
+    return found
+
+
 @dataclass(frozen=True)
 class Metric:
     """One entry: a metric, or a few that are measured together."""
@@ -108,7 +118,7 @@ class Total:
 
 
 @dataclass(frozen=True)
-class Said:
+class CaptionBatch:
     """N captions, and what they should say."""
 
     captions: Sequence[str]
@@ -145,7 +155,9 @@ def totals(objects: Sequence[Sequence[Record]], metrics: Mapping[str, Metric]) -
     return made
 
 
-def caption_totals(said: Said, metrics: "Mapping[str, Callable[[Said], CaptionMetrics]]") -> CaptionMetrics:
+def caption_totals(
+    said: CaptionBatch, metrics: "Mapping[str, Callable[[CaptionBatch], CaptionMetrics]]"
+) -> CaptionMetrics:
     """All metrics of captions, and why some are absent."""
     values: dict[str, float] = {}
     absent: dict[str, str] = {}
@@ -168,18 +180,22 @@ def _mean(values: Float[Tensor, " V"]) -> float:
 
 
 def _psnr(subject: Subject, tools: Tools) -> Numbers:
-    return {"psnr": _over(subject, lambda p: psnr(p.rgb, subject.truth.rgb))}
+    return {"psnr": _over(subject, lambda p: psnr(p.rgb, subject.target.rgb))}
+
+
+def _psnr_worst(subject: Subject, tools: Tools) -> Numbers:
+    return {"psnr_worst": _psnr(subject, tools)["psnr"]}
 
 
 def _psnr_foreground(subject: Subject, tools: Tools) -> Numbers:
-    alpha = subject.truth.opacity
+    alpha = subject.target.opacity
     if alpha is None:
         return {}
-    return {"psnr_foreground": _over(subject, lambda p: foreground_psnr(p.rgb, subject.truth.rgb, alpha))}
+    return {"psnr_foreground": _over(subject, lambda p: foreground_psnr(p.rgb, subject.target.rgb, alpha))}
 
 
 def _ssim(subject: Subject, tools: Tools) -> Numbers:
-    return {"ssim": _over(subject, lambda p: ssim(p.rgb, subject.truth.rgb))}
+    return {"ssim": _over(subject, lambda p: ssim(p.rgb, subject.target.rgb))}
 
 
 @torch.no_grad()
@@ -187,25 +203,25 @@ def _perceptual(subject: Subject, tools: Tools) -> Numbers:
     distance = tools.perceptual
     if distance is None:
         return {}
-    return {distance.key: _over(subject, lambda p: distance(p.rgb, subject.truth.rgb))}
+    return {distance.key: _over(subject, lambda p: distance(p.rgb, subject.target.rgb))}
 
 
 def _depth(subject: Subject, tools: Tools) -> Numbers:
-    truth, made = subject.truth, subject.shown[OURS]
-    if truth.depth is None or truth.opacity is None or made.depth is None or made.opacity is None:
+    target, made = subject.target, subject.shown[OURS]
+    if target.depth is None or target.opacity is None or made.depth is None or made.opacity is None:
         return {}
-    found = depth_error(made.depth, made.opacity, truth.depth, truth.opacity)
+    found = depth_error(made.depth, made.opacity, target.depth, target.opacity)
     return {"depth_error": {OURS: [_mean(found.error)]}, "depth_missing": {OURS: [_mean(found.missing)]}}
 
 
 def _normal(subject: Subject, tools: Tools) -> Numbers:
-    truth, made = subject.truth, subject.shown[OURS]
-    if truth.normal is None or truth.opacity is None or made.normal is None or made.opacity is None:
+    target, made = subject.target, subject.shown[OURS]
+    if target.normal is None or target.opacity is None or made.normal is None or made.opacity is None:
         return {}
-    inside = (truth.opacity > 0.5) & (made.opacity > 0.5)
-    if truth.depth is not None:
-        inside &= truth.depth > 0
-    return {"normal_error": {OURS: [_mean(normal_error(made.normal, truth.normal, inside))]}}
+    inside = (target.opacity > 0.5) & (made.opacity > 0.5)
+    if target.depth is not None:
+        inside &= target.depth > 0
+    return {"normal_error": {OURS: [_mean(normal_error(made.normal, target.normal, inside))]}}
 
 
 @torch.no_grad()
@@ -214,7 +230,7 @@ def _image_similarity(subject: Subject, tools: Tools) -> Numbers:
     encoder = tools.image_encoder
     if encoder is None:
         return {}
-    true = _pooled(encoder, subject.truth.rgb)
+    true = _pooled(encoder, subject.target.rgb)
     values = _over(subject, lambda p: F.cosine_similarity(_pooled(encoder, p.rgb), true))
     return {f"{_name(encoder)}_similarity": values}
 
@@ -232,7 +248,7 @@ def _caption_similarity(subject: Subject, tools: Tools) -> Numbers:
     return {f"{_name(encoder)}_caption_similarity": values}
 
 
-def _pooled(encoder: "ConditionEncoder", rgb: Float[Tensor, "V 3 H W"]) -> Float[Tensor, "V C2"]:
+def _pooled(encoder: "ConditionEncoder", rgb: Float[Tensor, "V 3 H W"]) -> Float[Tensor, "V Cp"]:
     pixels = (rearrange(rgb.clamp(0, 1), "v c h w -> v h w c") * 255).round().byte().cpu().numpy()
     return encoder.encode(pixels).pooled.float()
 
@@ -241,12 +257,13 @@ def _name(encoder: "ConditionEncoder") -> str:
     return encoder.id.partition(":")[0]
 
 
-def _captions(said: Said) -> CaptionMetrics:
+def _captions(said: CaptionBatch) -> CaptionMetrics:
     return caption_metrics(said.captions, said.references, said.names, said.categories, known=said.known)
 
 
 RECONSTRUCTION: dict[str, Metric] = {
     "psnr": Metric(_psnr),
+    "psnr_worst": Metric(_psnr_worst, total=worst_of_objects),
     "psnr_foreground": Metric(_psnr_foreground),
     "ssim": Metric(_ssim),
     "perceptual": Metric(_perceptual, "lower"),
@@ -263,5 +280,5 @@ GENERATION: dict[str, Metric] = {
 }
 """What is measured of objects that were generated."""
 
-CAPTIONS: dict[str, Callable[[Said], CaptionMetrics]] = {"captions": _captions}
+CAPTIONS: dict[str, Callable[[CaptionBatch], CaptionMetrics]] = {"captions": _captions}
 """What is measured of captions; one entry may give several metrics."""

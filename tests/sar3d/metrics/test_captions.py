@@ -6,8 +6,8 @@ import nltk
 import pytest
 
 from sar3d.metrics import captions
-from sar3d.metrics.captions import CaptionMetrics, caption_metrics, colours_of, majority_caption, noun
-from sar3d.procedural import catalogue
+from sar3d.metrics.captions import CaptionMetrics, caption_metrics, colors_of, majority_caption, noun
+from sar3d.procedural import catalog
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def measured(*rows: tuple[str, list[str], str, str], known: list[tuple[str, str]
 
 
 def test_the_reference_itself_is_perfect() -> None:
-    objects = [(o.captions[0], list(o.captions), o.name, o.category) for o in catalogue(8)]
+    objects = [(o.captions[0], list(o.captions), o.name, o.category) for o in catalog(8)]
     values = measured(*objects)["values"]
     assert values == pytest.approx(dict.fromkeys(values, 1.0))
     assert set(values) == {
@@ -31,7 +31,7 @@ def test_the_reference_itself_is_perfect() -> None:
         "minilm_similarity",
         "noun_accuracy",
         "category_accuracy",
-        "colour_accuracy",
+        "color_accuracy",
     }
 
 
@@ -47,7 +47,7 @@ def test_the_best_of_several_references_counts() -> None:
     values = measured(("A green tree.", ["a plant in a pot", "a green tree"], "tree", "nature"))["values"]
     assert values["rouge_l"] == 1.0
     assert values["minilm_similarity"] > 0.95
-    assert values["colour_accuracy"] == 1.0
+    assert values["color_accuracy"] == 1.0
 
 
 def test_the_similarity_knows_what_words_mean() -> None:
@@ -69,20 +69,20 @@ def test_the_similarity_knows_what_words_mean() -> None:
         ("", (0, 0, 0)),
     ],
 )
-def test_noun_category_and_colours(said: str, right: tuple[int, int, int]) -> None:
+def test_noun_category_and_colors(said: str, right: tuple[int, int, int]) -> None:
     known = [("pear", "food"), ("wooden chair", "furniture"), ("plate", "kitchen")]
     values = measured((said, ["an orange half lemon"], "half lemon", "food"), known=known)["values"]
-    names = ("noun_accuracy", "category_accuracy", "colour_accuracy")
+    names = ("noun_accuracy", "category_accuracy", "color_accuracy")
     assert tuple(int(values[name]) for name in names) == right
 
 
-def test_an_object_without_colours_asks_for_none() -> None:
+def test_an_object_without_colors_asks_for_none() -> None:
     rows = ("a man", ["a man"], "man", "characters"), ("a white man", ["a man"], "man", "characters")
-    assert measured(*rows)["values"]["colour_accuracy"] == 0.5
+    assert measured(*rows)["values"]["color_accuracy"] == 0.5
 
 
-def test_words_that_are_things_as_often_are_no_colours() -> None:
-    assert colours_of("a Grey ice cream, olive and salmon") == {"gray"}
+def test_words_that_are_things_as_often_are_no_colors() -> None:
+    assert colors_of("a Grey ice cream, olive and salmon") == {"gray"}
     assert noun("maki sushi roll with salmon") == "salmon"
     assert noun(" ") == ""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sar3d.errors import UserError
-from sar3d.metrics.codes import code_counts, perplexity, usage
+from sar3d.metrics.codebook import code_counts, perplexity, usage
 from sar3d.metrics.geometry import depth_error, normal_error
 from sar3d.metrics.image import foreground_psnr, psnr, ssim
 
@@ -112,7 +112,7 @@ def test_normal_error_counts_only_the_mask_and_missing_normals_as_square() -> No
 
 def test_code_use_of_known_choices() -> None:
     indices = [torch.full((6, 1), 3), torch.arange(4).repeat(3, 1), torch.tensor([[0, 0, 0, 1]])]
-    counts = code_counts(indices, codes=8)
+    counts = code_counts(indices, codebook_size=8)
     assert counts.shape == (3, 8)
     assert counts.sum(1).tolist() == [6, 12, 4]
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))

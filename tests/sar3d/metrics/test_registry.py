@@ -14,11 +14,11 @@ from sar3d.metrics.registry import (
     GENERATION,
     OURS,
     RECONSTRUCTION,
-    TRUTH,
+    TARGET,
+    CaptionBatch,
     Metric,
     Numbers,
     Pictures,
-    Said,
     Subject,
     Tools,
     caption_totals,
@@ -44,13 +44,13 @@ def values(records: list[dict], metric: str) -> dict[str, float]:
 
 
 def test_what_is_shown_is_measured_and_baselines_stand_beside_it() -> None:
-    truth = looks(0)
-    white = Pictures(torch.ones_like(truth.rgb))
-    subject = Subject(truth, {OURS: looks(1), "white_image": white})
+    target = looks(0)
+    white = Pictures(torch.ones_like(target.rgb))
+    subject = Subject(target, {OURS: looks(1), "white_image": white})
     records = measure(subject, RECONSTRUCTION, Tools(perceptual=LaplacianPyramid()))
     found = values(records, "psnr")
-    assert found[OURS] == pytest.approx(float(psnr(looks(1).rgb, truth.rgb).mean()))
-    assert found["white_image"] == pytest.approx(float(psnr(white.rgb, truth.rgb).mean()))
+    assert found[OURS] == pytest.approx(float(psnr(looks(1).rgb, target.rgb).mean()))
+    assert found["white_image"] == pytest.approx(float(psnr(white.rgb, target.rgb).mean()))
     assert set(values(records, "substitute_laplacian")) == {OURS, "white_image"}, "the distance bears its own name"
     # A picture alone has no depth.
     assert set(values(records, "depth_error")) == set(values(records, "normal_error")) == {OURS}
@@ -58,8 +58,8 @@ def test_what_is_shown_is_measured_and_baselines_stand_beside_it() -> None:
 
 
 def test_the_truth_itself_is_perfect() -> None:
-    truth = looks(0)
-    records = measure(Subject(truth, {OURS: truth}), RECONSTRUCTION, Tools(perceptual=LaplacianPyramid()))
+    target = looks(0)
+    records = measure(Subject(target, {OURS: target}), RECONSTRUCTION, Tools(perceptual=LaplacianPyramid()))
     expected = {"psnr": math.inf, "ssim": 1.0, "substitute_laplacian": 0, "depth_error": 0, "normal_error": 0}
     assert {name: values(records, name)[OURS] for name in expected} == pytest.approx(expected, abs=1e-4)
 
@@ -84,21 +84,21 @@ def test_a_distance_of_features_is_one_more_entry() -> None:
     """As a Fréchet distance would be: features of each object, and one value for all of them."""
 
     def features(subject: Subject, tools: Tools) -> Numbers:
-        of = {OURS: subject.shown[OURS], TRUTH: subject.truth}
-        return {"mean_colour_distance": {name: p.rgb.mean((0, 2, 3)).tolist() for name, p in of.items()}}
+        of = {OURS: subject.shown[OURS], TARGET: subject.target}
+        return {"mean_color_distance": {name: p.rgb.mean((0, 2, 3)).tolist() for name, p in of.items()}}
 
     def distance(numbers):
-        ours, true = (torch.tensor(numbers[name]).mean(0) for name in (OURS, TRUTH))
+        ours, true = (torch.tensor(numbers[name]).mean(0) for name in (OURS, TARGET))
         return {OURS: float((ours - true).norm())}
 
-    metrics = {**GENERATION, "mean_colour_distance": Metric(features, "lower", distance)}
-    # Each object has the other's colours: apart they are far from the truth, together they are not.
+    metrics = {**GENERATION, "mean_color_distance": Metric(features, "lower", distance)}
+    # Each object has the other's colors: apart they are far from the truth, together they are not.
     dark, light = (Pictures(torch.full((1, 3, SIDE, SIDE), level)) for level in (0.2, 0.8))
     rows = [measure(Subject(t, {OURS: o}), metrics, Tools()) for t, o in ((dark, light), (light, dark))]
     found = {total.metric: total for total in totals(rows, metrics)}
-    assert found["mean_colour_distance"].values == {OURS: pytest.approx(0, abs=1e-6)}
+    assert found["mean_color_distance"].values == {OURS: pytest.approx(0, abs=1e-6)}
     assert found["psnr"].values[OURS] < 10
-    assert (found["mean_colour_distance"].objects, found["mean_colour_distance"].better) == (2, "lower")
+    assert (found["mean_color_distance"].objects, found["mean_color_distance"].better) == (2, "lower")
 
 
 def test_the_documented_entry_is_a_metric() -> None:
@@ -107,17 +107,17 @@ def test_the_documented_entry_is_a_metric() -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     try:
         exec(block, {})
-        entry = GENERATION["colour_distance"]
+        entry = GENERATION["color_distance"]
     finally:
-        GENERATION.pop("colour_distance", None)
+        GENERATION.pop("color_distance", None)
     dark, light = (Pictures(torch.full((1, 3, SIDE, SIDE), level)) for level in (0.2, 0.8))
-    metrics = {"colour_distance": entry}
+    metrics = {"color_distance": entry}
     (total,) = totals([measure(Subject(dark, {OURS: light}), metrics, Tools())], metrics)
     assert total.values == {OURS: pytest.approx(0.6 * 3**0.5)}
 
 
 def test_captions_are_measured_by_every_entry() -> None:
-    said = Said(["a red cup"], [["a red cup"]], ["cup"], ["dish"])
+    said = CaptionBatch(["a red cup"], [["a red cup"]], ["cup"], ["dish"])
     more = {**CAPTIONS, "length": lambda s: {"values": {"words": 3.0}, "absent": {"rhyme": "nobody knows"}}}
     found = caption_totals(said, more)
     assert found["values"]["noun_accuracy"] == 1

@@ -8,15 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def code_counts(indices: Sequence[Int[Tensor, "rows n2"]], codes: int) -> Int[Tensor, "S K"]:
-    """How often each of `codes` entries was chosen at each scale. Counts of several batches or workers add up.
+def code_counts(tokens: Sequence[Int[Tensor, "rows n2"]], codebook_size: int) -> Int[Tensor, "S K"]:
+    """How often each of `codebook_size` entries was chosen at each scale. Counts of several batches or workers add up.
 
     Raises:
         ValueError: an index lies outside the codebook.
     """
-    counts = [torch.bincount(scale.flatten(), minlength=codes) for scale in indices]
-    if any(len(row) > codes for row in counts):
-        raise ValueError(f"an index lies outside the codebook of {codes} entries")
+    counts = [torch.bincount(scale.flatten(), minlength=codebook_size) for scale in tokens]
+    if any(len(row) > codebook_size for row in counts):
+        raise ValueError(f"an index lies outside the codebook of {codebook_size} entries")
     return torch.stack(counts)
 
 
