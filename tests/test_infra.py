@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.cli import _parser
-from pipelines.config import load
+from pipelines.registry import load
 from sar3d import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,6 +102,22 @@ def test_ray_accepts_the_cluster_launchers_file() -> None:
     assert types[config["head_node_type"]]["resources"] == {"CPU": 0}
     assert any(t["resources"].get("GPU") for t in types.values())
     assert "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1" in " ".join(config["setup_commands"])
+
+
+def test_every_cluster_asks_for_a_token() -> None:
+    """KubeRay, the launcher, Slurm, and the nodes that docs/cluster.md starts by hand."""
+    assert of_kind("kuberay/raycluster.yaml", "RayCluster")["spec"]["authOptions"] == {"mode": "token"}
+    launcher = documents("ray/cluster.yaml")[0]
+    starts = [c for k in ("head", "worker") for c in launcher[f"{k}_start_ray_commands"] if "ray start" in c]
+    assert len(starts) == 2
+    for command in starts:
+        assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.sar3d-ray-token" in command
+    assert "/home/ubuntu/.sar3d-ray-token" in launcher["file_mounts"]
+    guide = (REPOSITORY / "docs/cluster.md").read_text()
+    for text in ((INFRA / "slurm/ray.sbatch").read_text(), guide[guide.index("\nray start --head") - 200 :]):
+        assert text.index("export RAY_AUTH_MODE=token RAY_AUTH_TOKEN") < text.index("\nray start --head")
+    everything = [guide, *(f.read_text() for f in FILES)]
+    assert not [line for text in everything for line in text.splitlines() if "AUTH_MODE=disabled" in line]
 
 
 def test_the_mlflow_servers_take_options_that_exist() -> None:

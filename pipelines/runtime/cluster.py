@@ -1,4 +1,4 @@
-"""Ray: the cluster that is there, else a local one; and whether all of it can see the data."""
+"""Ray: the cluster that was named, else one of our own; and whether all of it can see the data."""
 
 import os
 import secrets
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipelines.runtime import joining, own_ray, presence
 from pipelines.runtime.store import Store
 from sar3d.errors import UserError
 
@@ -22,6 +23,9 @@ _ENVIRONMENT = {
 }
 
 
+Log = Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class ClusterConfig:
     """Where the work runs. Nothing here changes what is computed."""
@@ -29,8 +33,9 @@ class ClusterConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     address: str = field(default="auto", metadata={"identity": False})
-    """`auto`: the cluster of this job or machine if there is one, else a Ray of our own; `local`: always our own;
-    or an address such as `10.0.0.5:6379` or `ray://head:10001`."""
+    """`auto`: the cluster of this job (`ray job submit`) or the one that RAY_ADDRESS names, else a Ray of our own, never
+    another one that happens to run on the machine; `local`: always our own; or an address such as `10.0.0.5:6379` or
+    `ray://head:10001`."""
     cpus: int | None = field(default=None, metadata={"identity": False})
     """CPUs of a Ray of our own; default all."""
     patience: float = field(default=300.0, metadata={"identity": False})
@@ -42,34 +47,42 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def connect(config: ClusterConfig) -> Any:
-    """Connect once per process; returns the `ray` module. Raises `UserError` if an address does not answer."""
+def connect(config: ClusterConfig, log: Log) -> Any:
+    """Connect once per process; returns the `ray` module. Says so when it joins a cluster that is there.
+
+    Raises:
+        UserError: no cluster answers at the address, it refuses us, or a Ray of our own cannot be started.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return ray
-    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
-    if config.address != "local":
-        address = None if config.address == "auto" and in_job() else config.address
-        try:
-            with _own_signals():
-                ray.init(address=address, runtime_env=_code(), **options)
-            return ray
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
-            if config.address != "auto" or in_job() or "RAY_ADDRESS" in os.environ:
-                where = os.environ.get("RAY_ADDRESS", config.address)
-                raise UserError(
-                    f"no Ray cluster answers at {where} ({_first_line(error)}): start one, or unset it"
-                ) from error
-    # Our own Ray answers on the loopback address only, so it needs no token; making one would leave a file in the
-    # user's home that lets later `ray job submit`s to other clusters fail.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    options |= {"num_cpus": config.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    where = address_of(config)
     with _own_signals():
-        ray.init(address="local", **options)
+        if where is None:
+            return own_ray.start(config.cpus, log)
+        joining.join(where, _code())
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    log(
+        f"joined the Ray cluster at {where}: {nodes} node{'' if nodes == 1 else 's'}, "
+        f"{ray.cluster_resources().get('CPU', 0):g} CPUs, {gpus(ray):g} GPUs"
+    )
     return ray
+
+
+def address_of(config: ClusterConfig) -> str | None:
+    """The cluster that is to be joined; None for a Ray of our own."""
+    address = os.environ.get("RAY_ADDRESS") if config.address == "auto" else config.address  # a submitted job has it
+    return None if address in (None, "", "auto", "local") else address
+
+
+@contextmanager
+def watched(ray: Any, config: ClusterConfig) -> Iterator[None]:
+    """While the body works with the cluster: raise `ClusterLostError`, one sentence, in it when the cluster has gone."""
+    with presence.watched(presence.of_cluster(ray, address_of(config))):
+        yield
 
 
 @contextmanager
@@ -80,10 +93,6 @@ def _own_signals() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for number, handler in ours.items():
             signal.signal(number, handler)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _code() -> dict[str, Any] | None:
@@ -107,9 +116,7 @@ def gpus(ray: Any) -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
-def await_room(
-    ray: Any, cpus: float, gpus: float, patience: float, say: Callable[[str], None], workers: int = 1
-) -> None:
+def await_room(ray: Any, cpus: float, gpus: float, patience: float, log: Log, workers: int = 1) -> None:
     """Return when the cluster is large enough for `workers` tasks of this size at once; ask an autoscaler, if there is
     one, to make it so.
 
@@ -123,7 +130,7 @@ def await_room(
     lack, need = f"no node with {size} for one task", f"a node with {size}"
     if workers > 1:
         lack, need = f"no room for {workers} workers of {size} each", f"room for {workers} workers of {size} each"
-    say(f"the cluster has {lack}; waiting up to {patience:g} s for nodes to join")
+    log(f"the cluster has {lack}; waiting up to {patience:g} s for nodes to join")
     request_resources(bundles=[{"CPU": cpus, "GPU": gpus}] * workers)
     try:
         deadline = time.monotonic() + patience
@@ -147,6 +154,51 @@ def has_room(ray: Any, cpus: float, gpus: float, workers: int = 1) -> bool:
     return room >= workers
 
 
+class RoomMonitor:
+    """Says, until the work begins to bear fruit, that it waits behind the work of others, for what, and since when."""
+
+    EVERY = 60.0
+    SETTLE = 2.0
+    """Seconds in which what this program has just given back becomes known to be free."""
+
+    def __init__(self, ray: Any, name: str, resources: tuple[float, float], config: ClusterConfig, log: Log) -> None:
+        self._ray, self._name, self._log = ray, name, log
+        self._cpus, self._gpus = resources
+        self._since = self._said = time.monotonic()
+        self._waiting = address_of(config) is not None and not self._free()
+        if self._waiting:
+            self._log(f"{name}: {self._what()}; it begins when there is room")
+
+    def look(self) -> None:
+        """Call now and then while there is no result."""
+        if self._waiting and time.monotonic() - self._said >= self.EVERY:
+            self._said = time.monotonic()
+            self._log(f"{self._name}: {self._what()}; {self._said - self._since:.0f} s so far")
+
+    def over(self) -> None:
+        """There is a result."""
+        self._waiting = False
+
+    def _free(self) -> bool:
+        """Whether there is room now."""
+        deadline = time.monotonic() + self.SETTLE
+        while True:
+            free = self._ray.available_resources()
+            if free.get("CPU", 0) >= self._cpus and free.get("GPU", 0) >= self._gpus:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.25)
+
+    def _what(self) -> str:
+        free, there = self._ray.available_resources(), self._ray.cluster_resources()
+        wanted = ((k, n) for k, n in (("CPU", self._cpus), ("GPU", self._gpus)) if n > 0)
+        kinds = [
+            f"{n:g} {k}{'' if n == 1 else 's'} ({free.get(k, 0):g} of {there.get(k, 0):g} free)" for k, n in wanted
+        ]
+        return f"waiting for {' and '.join(kinds)} of the cluster, which other work holds"
+
+
 @dataclass(frozen=True)
 class Marker:
     """A file that the driver wrote into the root, by which a worker knows that it sees the same root."""
@@ -165,9 +217,9 @@ class Marker:
                 "put the root on a file system that every node mounts, or on an object store (s3://, gs://)"
             )
         for place in self.places:
-            if not os.path.isdir(place):
+            if not os.path.exists(place):
                 raise UserError(
-                    f"node {socket.gethostname()} cannot see the folder {place}: "
+                    f"node {socket.gethostname()} cannot see {place}: "
                     "put it on a file system that every node mounts, or on an object store"
                 )
 

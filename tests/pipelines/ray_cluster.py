@@ -1,8 +1,13 @@
-"""A Ray cluster of several nodes on this machine, made of real `ray start` processes that can be killed."""
+"""A Ray cluster of several nodes on this machine, made of real `ray start` processes that can be killed.
+
+It asks for a token, as every cluster that the project describes.
+"""
 
 import contextlib
+import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -21,13 +26,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports that nobody uses, and that the system gives to nobody else before they are used."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 12_000):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def kill_tree(process: psutil.Process | subprocess.Popen[bytes]) -> None:
@@ -65,13 +72,11 @@ class RayCluster:
     """Words before the command of each worker node, for example `unshare -m`."""
 
     def __post_init__(self) -> None:
+        self.token = secrets.token_hex(16)
         self.port, self.dashboard = free_ports(2)
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.temps: list[str] = []
-        self.head = self._start(
-            "--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", cpus=0
-        )
-        self._await_dashboard()
+        self.head = self._start_head()
 
     @property
     def address(self) -> str:
@@ -101,9 +106,10 @@ class RayCluster:
             **os.environ,
             "PATH": path,
             "RAY_health_check_period_ms": "500",
-            "RAY_health_check_timeout_ms": "1000",
+            # A killed node refuses at once; one that is only slow, on a busy machine, has this long to answer.
+            "RAY_health_check_timeout_ms": "10000",
         }
-        environment |= {"RAY_health_check_failure_threshold": "3", **self.environment}
+        environment |= {"RAY_health_check_failure_threshold": "3", **self.access, **self.environment}
         return subprocess.Popen(
             command, cwd=self.folder, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -113,14 +119,46 @@ class RayCluster:
         self.temps.append(f"/tmp/ray-{self.port}-{len(self.temps)}")
         return self.temps[-1]
 
-    def _await_dashboard(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.address}/api/version", timeout=2)
-                return
+    @property
+    def access(self) -> dict[str, str]:
+        """Environment by which a program may use the cluster."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def ready(self) -> None:
+        """Return when every node has joined.
+
+        A node of Ray gives its own agents 15 s to start, then dies: on a busy machine it is started again.
+        """
+        deadline = time.monotonic() + 300
+        while self.alive() < 1 + len(self.nodes):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a Ray node did not join within five minutes; see {self.folder}")
+            for node in [n for n in self.nodes if n.poll() is not None]:
+                self.nodes.remove(node)
+                self.add_node()
             time.sleep(0.2)
-        raise TimeoutError(f"the Ray head did not answer within a minute; see {self.folder}")
+
+    def alive(self) -> int:
+        """How many nodes the head knows to be alive; 0 while it does not answer."""
+        request = urllib.request.Request(f"{self.address}/nodes?view=summary")
+        request.add_header("Authorization", f"Bearer {self.token}")
+        with contextlib.suppress(OSError, ValueError, KeyError), urllib.request.urlopen(request, timeout=5) as answer:
+            nodes = json.load(answer)["data"]["summary"]
+            return sum(n["raylet"].get("state") == "ALIVE" for n in nodes)
+        return 0
+
+    def _start_head(self) -> subprocess.Popen[bytes]:
+        """Start the head until it stays. Its dashboard answers before it can take a job, which needs its node."""
+        deadline = time.monotonic() + 300
+        words = ("--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}")
+        head = self._start(*words, cpus=0)
+        while not self.alive():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the Ray head did not answer within five minutes; see {self.folder}")
+            if head.poll() is not None:
+                head = self._start(*words, cpus=0)
+            time.sleep(0.2)
+        return head
 
     def submit(self, *entrypoint: str, working_dir: Path = REPOSITORY) -> subprocess.Popen[bytes]:
         """`ray job submit`, as a user would call it; its output goes to `job-*.log` in the folder."""
@@ -130,6 +168,7 @@ class RayCluster:
             [*command, "--working-dir", str(working_dir), "--", *entrypoint],
             stdout=log,
             stderr=log,
+            env={**os.environ, **self.access},
             start_new_session=True,
         )
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import io
-import json
 import os
 import random
 import re
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -45,6 +45,7 @@ def cluster(bare_python: str, _s3_environment: str, tmp_path_factory: pytest.Tem
     made = RayCluster(tmp_path_factory.mktemp("cluster"), python=bare_python)
     made.add_node()
     made.add_node()
+    made.ready()
     yield made
     made.close()
 
@@ -137,6 +138,12 @@ def test_a_submitted_job_renders_on_nodes_without_our_package(cluster: RayCluste
     assert sum(seconds) < 3
 
 
+def test_a_cluster_takes_no_job_without_its_token(cluster: RayCluster) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=20)
+    assert refused.value.code == 401
+
+
 def test_a_relative_root_in_a_job_is_one_sentence(cluster: RayCluster) -> None:
     code, log = cluster.run(*RENDER, "root=runs/here")
     assert code != 0
@@ -192,7 +199,7 @@ def test_a_root_that_a_node_cannot_see_is_one_sentence(cluster: RayCluster, tmp_
     node = cluster.add_node(prefix)
     try:
         deadline = time.monotonic() + 60
-        while len(cluster_nodes(cluster)) < 4:
+        while cluster.alive() < 4:
             assert time.monotonic() < deadline
             time.sleep(0.5)
         process = toy(cluster, str(hidden / "root"), tmp_path / "trace")
@@ -204,12 +211,6 @@ def test_a_root_that_a_node_cannot_see_is_one_sentence(cluster: RayCluster, tmp_
         kill_tree(node)
         node.wait()
         cluster.nodes.remove(node)
-
-
-def cluster_nodes(cluster: RayCluster) -> list[object]:
-    with urllib.request.urlopen(f"{cluster.address}/nodes?view=summary") as answer:
-        nodes = json.load(answer)["data"]["summary"]
-    return [n for n in nodes if n["raylet"].get("state") == "ALIVE"]
 
 
 @pytest.mark.acceptance(
