@@ -2,8 +2,8 @@
 
     python benchmarks/bench_ar_step.py [--preset d24] [--device cuda] [--precision bf16] [--batch 8] [--compile] [--quick]
 
-A step is forward, cross-entropy and backward of random codes, without an optimiser. Plain is the boolean mask over all
-pairs of tokens (`dense`). Says milliseconds, tokens per second, model FLOPs utilisation (where the GPU's peak is known),
+A step is forward, cross-entropy and backward of random codes, without an optimizer. Plain is the boolean mask over all
+pairs of tokens (`dense`). Says milliseconds, tokens per second, model FLOPs utilization (where the GPU's peak is known),
 peak memory on a GPU, ratios against plain of medians taken in turn, and how far logits and gradients are from plain's.
 """
 
@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sar3d.ar import PRESETS, ARConfig, ARTransformer, Condition
+from sar3d.ar import PRESETS, ARConfig, ARTransformer
 from sar3d.ar.attention import AttentionKind, best_attention
-from sar3d.ar.flops import peak_flops, training_flops
+from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
+from sar3d.tasks.ar.flops import peak_flops, training_flops
 
 CONDITION_TOKENS = {"image": 256, "text": 77}
 
@@ -51,12 +52,12 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     device = torch.device(given.device)
     config = dataclasses.replace(PRESETS[given.preset], condition=given.condition)
     if given.quick:
-        config = dataclasses.replace(config, depth=2, width=96, codes=256, scales=(1, 2, 3, 5, 12))
+        config = dataclasses.replace(config, depth=2, width=96, codebook_size=256, scales=(1, 2, 3, 5, 12))
         given.repeats = 3
     model = made(config, device, given.compile, given.checkpoint)
     batch = inputs(config, given.batch, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    say(
+    log(
         f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; {given.preset}: "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {given.batch} × {config.tokens} tokens, "
         f"{given.precision}, condition of {CONDITION_TOKENS[given.condition]} tokens"
@@ -89,13 +90,13 @@ def made(config: ARConfig, device: torch.device, compiled: bool, checkpointed: b
 
 
 def inputs(config: ARConfig, batch: int, device: torch.device) -> tuple[Tensor, Condition, Tensor]:
-    words = torch.randn(batch, config.tokens - config.lengths[0], config.dim, device=device)
+    words = torch.randn(batch, config.tokens - config.lengths[0], config.code_dim, device=device)
     count = CONDITION_TOKENS[config.condition]
     condition = Condition(
-        torch.randn(batch, count, config.condition_width, device=device),
-        torch.randn(batch, config.pooled_width, device=device),
+        torch.randn(batch, count, config.context_dim, device=device),
+        torch.randn(batch, config.pooled_dim, device=device),
     )
-    return words, condition, torch.randint(config.codes, (batch, config.tokens), device=device)
+    return words, condition, torch.randint(config.codebook_size, (batch, config.tokens), device=device)
 
 
 def step(model: ARTransformer, batch: tuple[Tensor, Condition, Tensor], kind: AttentionKind, precision: str) -> Work:
@@ -171,11 +172,11 @@ def report(
     if kind != "dense":
         result[f"{kind}_ratio"] = plain / milliseconds
         line += f", {plain / milliseconds:.2f} times as fast as dense"
-    say(line)
+    log(line)
     return result
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage
 from pipelines.caching.devices import exact
-from pipelines.caching.tokeniser import Tokeniser, open_tokeniser
+from pipelines.caching.token_encoder import TokenEncoder, open_token_encoder
 from pipelines.runtime.output import ShardWriter
 from pipelines.runtime.plan import Item
 from pipelines.runtime.stage import Context
-from sar3d.data.samples import encoder_input
-from sar3d.data.views import decode_row, encode_view, make_rows, views_schema
+from sar3d.camera_layout import CameraLayoutConfig, cameras
+from sar3d.data.formats.views import decode_row, encode_view, make_rows, views_schema
+from sar3d.data.loading.view_tensors import encoder_input
 from sar3d.hub import save_pretrained
-from sar3d.rig import RigConfig, cameras
 from sar3d.vqvae.config import PRESETS
 from sar3d.vqvae.model import VQVAE
 
@@ -54,24 +54,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         torch.manual_seed(0)
         save_pretrained(VQVAE(PRESETS[given.preset]), Path(name, "model"))
-        tokeniser = open_tokeniser(str(Path(name, "model")), float(given.device == "cuda"), given.threads, None)
+        token_encoder = open_token_encoder(str(Path(name, "model")), float(given.device == "cuda"), given.threads, None)
         if given.views:
-            items, inputs = read_views(given.views, given.objects, tokeniser.digest)
+            items, inputs = read_views(given.views, given.objects, token_encoder.digest)
         else:
-            items, inputs = write_views(Path(name), given.objects, PRESETS[given.preset].resolution, tokeniser.digest)
-        report(tokeniser, items, inputs, Path(name), given.repeats)
+            items, inputs = write_views(
+                Path(name), given.objects, PRESETS[given.preset].resolution, token_encoder.digest
+            )
+        report(token_encoder, items, inputs, Path(name), given.repeats)
 
 
 def write_views(folder: Path, objects: int, resolution: int, digest: str) -> tuple[list[Item], list[Tensor]]:
-    """A file of views of coloured balls, its items, and the encoder input of every view group."""
-    rig = cameras(RigConfig(), "ball", np.eye(3) * 0.45)
+    """A file of views of colored balls, its items, and the encoder input of every view group."""
+    layout = cameras(CameraLayoutConfig(), "ball", np.eye(3) * 0.45)
     writer = ShardWriter(folder / "views.parquet", views_schema(resolution))
     items, inputs = [], []
     row_number = 0
     for number in range(objects):
         chance = np.random.default_rng(number)
-        views = {v: encode_view(*ball(resolution, chance)) for v in rig.view_ids}
-        rows = make_rows(f"{number:032x}", "0" * 64, rig, views, np.eye(4))
+        views = {v: encode_view(*ball(resolution, chance)) for v in layout.view_ids}
+        rows = make_rows(f"{number:032x}", "0" * 64, layout, views, np.eye(4))
         place = [row_number, len(rows)]
         items.append({"uid": f"{number:032x}", "vqvae": digest, "_file": str(folder / "views.parquet"), "_rows": place})
         row_number += len(rows)
@@ -97,26 +99,26 @@ def read_views(folder: Path, objects: int, digest: str) -> tuple[list[Item], lis
 
 
 def ball(resolution: int, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Colour, alpha, depth and normal of one ball with a noisy skin."""
+    """Color, alpha, depth and normal of one ball with a noisy skin."""
     y, x = (np.mgrid[:resolution, :resolution] + 0.5) / resolution * 2.8 - 1.4
     inside = x * x + y * y < 1
     height = np.sqrt(np.maximum(1 - x * x - y * y, 0))
-    colour = np.full((resolution, resolution, 3), 255, np.uint8)
-    skin = 90 + 120 * height[..., None] * chance.uniform(0.3, 1, 3) + chance.normal(0, 6, colour.shape)
-    colour[inside] = skin.clip(0, 255).astype(np.uint8)[inside]
+    color = np.full((resolution, resolution, 3), 255, np.uint8)
+    skin = 90 + 120 * height[..., None] * chance.uniform(0.3, 1, 3) + chance.normal(0, 6, color.shape)
+    color[inside] = skin.clip(0, 255).astype(np.uint8)[inside]
     depth = np.where(inside, 2 - 0.45 * height, 0)
     normal = np.where(inside[..., None], np.stack([x, y, height], -1), 0)
-    return colour, (255 * inside).astype(np.uint8), depth, normal
+    return color, (255 * inside).astype(np.uint8), depth, normal
 
 
-def report(tokeniser: Tokeniser, items: list[Item], inputs: list[Tensor], folder: Path, repeats: int) -> float:
+def report(token_encoder: TokenEncoder, items: list[Item], inputs: list[Tensor], folder: Path, repeats: int) -> float:
     """Say the times and the overhead; returns it as a share of the wall time inside the model."""
-    batches = [torch.stack(inputs[i : i + tokeniser.batch]) for i in range(0, len(inputs), tokeniser.batch)]
-    bare(tokeniser, batches[:1])
-    runs = [(*stage(tokeniser, items, folder), bare(tokeniser, batches)) for _ in range(repeats)]
+    batches = [torch.stack(inputs[i : i + token_encoder.batch]) for i in range(0, len(inputs), token_encoder.batch)]
+    bare(token_encoder, batches[:1])
+    runs = [(*stage(token_encoder, items, folder), bare(token_encoder, batches)) for _ in range(repeats)]
     sys.stdout.write(
-        f"{len(inputs)} view groups of {tokeniser.model.config.resolution}² on {tokeniser.device}, "
-        f"batch {tokeniser.batch}, {tokeniser.helpers} helping threads\n"
+        f"{len(inputs)} view groups of {token_encoder.model.config.resolution}² on {token_encoder.device}, "
+        f"batch {token_encoder.batch}, {token_encoder.helpers} helping threads\n"
     )
     shares = []
     for i, name in enumerate(("wall", "CPU")):
@@ -139,38 +141,38 @@ def now(device: torch.device) -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
-def stage(tokeniser: Tokeniser, items: list[Item], folder: Path) -> tuple[Seconds, Seconds]:
+def stage(token_encoder: TokenEncoder, items: list[Item], folder: Path) -> tuple[Seconds, Seconds]:
     """The time in which the stage makes the shard, writing included, and how much of it the model takes."""
     inside = [0.0, 0.0]
-    encode = tokeniser.model.tokens
+    encode = token_encoder.model.tokens
 
     def timed(views: Tensor) -> Tensor:
-        before = now(tokeniser.device)
+        before = now(token_encoder.device)
         tokens = encode(views)
-        for i, (start, end) in enumerate(zip(before, now(tokeniser.device), strict=True)):
+        for i, (start, end) in enumerate(zip(before, now(token_encoder.device), strict=True)):
             inside[i] += end - start
         return tokens
 
-    context = Context(CacheTokensConfig(model="here"), {}, None, tokeniser)
+    context = Context(CacheTokensConfig(), state=token_encoder)
     made = CacheTokensStage()
-    started = now(tokeniser.device)
+    started = now(token_encoder.device)
     writer = ShardWriter(folder / "codes.parquet", made.schema(context))
-    with mock.patch.object(tokeniser.model, "tokens", timed):
+    with mock.patch.object(token_encoder.model, "tokens", timed):
         for row in made.process(context, items):
             assert isinstance(row, dict), row
             writer.add(row)
     writer.close()
-    ended = now(tokeniser.device)
+    ended = now(token_encoder.device)
     return (ended[0] - started[0], ended[1] - started[1]), (inside[0], inside[1])
 
 
-def bare(tokeniser: Tokeniser, batches: list[Tensor]) -> Seconds:
+def bare(token_encoder: TokenEncoder, batches: list[Tensor]) -> Seconds:
     """The time in which the model alone makes the codes of prepared inputs, transfers included."""
-    started = now(tokeniser.device)
+    started = now(token_encoder.device)
     with torch.inference_mode(), exact():
         for views in batches:
-            tokeniser.model.tokens(views.to(tokeniser.device)).cpu()
-    ended = now(tokeniser.device)
+            token_encoder.model.tokens(views.to(token_encoder.device)).cpu()
+    ended = now(token_encoder.device)
     return ended[0] - started[0], ended[1] - started[1]
 
 

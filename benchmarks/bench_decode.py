@@ -28,17 +28,17 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measuring import peak_memory, seconds_of, synchronise
+from measuring import peak_memory, seconds_of, synchronize
 
 from sar3d.ar.cache import KeyValueCache
-from sar3d.ar.condition import Condition
 from sar3d.ar.config import preset
 from sar3d.ar.generated import DecodedScale, computing_in
 from sar3d.ar.sampling import DECODINGS, Decoder, Generated, Precision, generate_plain
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.condition import Condition
 from sar3d.vqvae.config import PRESETS as VQVAE_PRESETS
 from sar3d.vqvae.config import VQVAEConfig
-from sar3d.vqvae.decoder import Decoder as TriplaneDecoder
+from sar3d.vqvae.decoder import TriplaneDecoder
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
 TOKENS = {"image": 256, "text": 77}
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--condition", default="image", choices=sorted(TOKENS))
     parser.add_argument("--vqvae", default="paper", choices=sorted(VQVAE_PRESETS))
     parser.add_argument("--decoding", default="released", choices=sorted(DECODINGS))
-    parser.add_argument("--raster", type=int, default=0, help="the coarsest so many scales token by token")
+    parser.add_argument("--sequential", type=int, default=0, help="the coarsest so many scales token by token")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
@@ -102,8 +102,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         torch.set_num_threads(given.threads)
     name, repeats = given.preset or ("d24" if on_gpu else "d16"), given.repeats or (20 if on_gpu else 1)
     vqvae = VQVAE_PRESETS[given.vqvae]
-    say(f"{name}, {given.condition}, {given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
-    model, quantizer, triplane = parts(name, given.condition, vqvae, given.device, given.raster)
+    log(f"{name}, {given.condition}, {given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    model, quantizer, triplane = parts(name, given.condition, vqvae, given.device, given.sequential)
     result: dict[str, float] = {}
     for precision in given.precision:
         for batch in given.batch:
@@ -113,36 +113,36 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     return result
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def parts(
-    name: str, condition: str, vqvae: VQVAEConfig, device: str, raster: int
+    name: str, condition: str, vqvae: VQVAEConfig, device: str, sequential: int
 ) -> tuple[ARTransformer, MultiScaleQuantizer, TriplaneDecoder]:
     """Random transformer, quantizer and triplane decoder."""
     codes, width = vqvae.quantizer, WIDTHS[condition]
     config = preset(
         name,
         "text" if condition == "text" else "image",
-        codes=codes.codes,
-        dim=codes.dim,
+        codebook_size=codes.codebook_size,
+        code_dim=codes.code_dim,
         scales=codes.scales,
-        condition_width=width,
-        pooled_width=width,
+        context_dim=width,
+        pooled_dim=width,
     )
     with torch.device("meta"):
-        empty = ARTransformer(dataclasses.replace(config, raster_scales=raster))
+        empty = ARTransformer(dataclasses.replace(config, sequential_scales=sequential))
     quantizer = MultiScaleQuantizer(codes).to(device).requires_grad_(False)
-    triplane = TriplaneDecoder(vqvae.decoder, codes.dim, vqvae.side).to(device).requires_grad_(False)
+    triplane = TriplaneDecoder(vqvae.decoder, codes.code_dim, vqvae.side).to(device).requires_grad_(False)
     return filled(empty.to_empty(device=device)), quantizer, triplane
 
 
 @torch.no_grad()
 def filled(model: ARTransformer) -> ARTransformer:
     """Repeats a million normal numbers: a billion would take half a minute to draw."""
-    numbers = torch.randn(1 << 20, device=model.start.device) * 0.02
+    numbers = torch.randn(1 << 20, device=model.start_embed.device) * 0.02
     for parameter in model.parameters():
         flat = parameter.view(-1)
         flat.copy_(numbers.repeat(-(-len(flat) // len(numbers)))[: len(flat)])
@@ -163,7 +163,7 @@ def compare(
     precision: str,
     repeats: int,
 ) -> dict[str, float]:
-    device, decoding, batch = model.start.device, DECODINGS[name], len(prompts[0])
+    device, decoding, batch = model.start_embed.device, DECODINGS[name], len(prompts[0])
     seeds = list(range(batch))
     exact: Precision = "bf16" if precision == "bf16" else "fp32"
     decoder = Decoder(model, quantizer, precision=exact)
@@ -188,19 +188,19 @@ def compare(
         "memory_ratio": fast.megabytes / plain.megabytes,
         "equal": (fast.result.tokens == plain.result.tokens).float().mean().item(),
     }
-    say(
+    log(
         f"{precision}, batch {batch}: plain {plain.seconds:.3f} s, fast {fast.seconds:.3f} s, {result['ratio']:.2f} times "
         f"as fast as plain ({result['processor_ratio']:.2f} in processor seconds); triplane {planes_seconds:.3f} s; "
         f"together {result['with_triplane']:.3f} s, {result['per_second']:.2f} objects/s; "
         f"{100 * result['equal']:.2f} % of the tokens equal"
     )
-    say(
+    log(
         f"  keys and values {cache / 1e6:.0f} MB, {100 * result['cache_ratio']:.0f} % of the concatenated "
         f"{concatenated / 1e6:.0f} MB; all memory {fast.megabytes:.0f} MB, {100 * result['memory_ratio']:.0f} % of plain's "
         f"{plain.megabytes:.0f} MB"
     )
     for way, one in found.items():
-        say(f"  {way:5} ms by scale: " + " ".join(f"{1e3 * seconds:.1f}" for seconds in one.scales))
+        log(f"  {way:5} ms by scale: " + " ".join(f"{1e3 * seconds:.1f}" for seconds in one.scales))
     return result
 
 
@@ -216,7 +216,7 @@ def race(device: torch.device, ways: Mapping[str, Way], repeats: int) -> dict[st
     for name, way in ways.items():
         start = time.perf_counter()
         result, megabytes = peak_memory(device, way)
-        say(f"  {name}: the first generation took {time.perf_counter() - start:.1f} s")
+        log(f"  {name}: the first generation took {time.perf_counter() - start:.1f} s")
         found[name] = Measured(megabytes, result)
     for _ in range(repeats):
         for name, way in ways.items():
@@ -236,11 +236,11 @@ def timed(device: torch.device, way: Way) -> Run:
         else:
             moments.append(time.perf_counter())
 
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter(), time.process_time()
     mark(None)
     way(on_scale=mark)
-    synchronise(device)
+    synchronize(device)
     seconds, processor = time.perf_counter() - start[0], time.process_time() - start[1]
     scales = [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
     return Run(seconds, processor, scales or [after - before for before, after in itertools.pairwise(moments)])

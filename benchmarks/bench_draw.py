@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sar3d.meshes import load_scene, normalise
-from sar3d.procedural import build_glb, catalogue
+from sar3d.camera_layout import CameraLayoutConfig, cameras
+from sar3d.meshes import load_scene, normalize
+from sar3d.procedural import build_glb, catalog
 from sar3d.render import BACKENDS, RenderSettings, make_renderer
-from sar3d.rig import RigConfig, cameras
 
 
 def main() -> None:
@@ -28,18 +28,20 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         paths = sorted(given.folder.rglob("*.glb")) if given.folder else built_in(Path(name), given.objects)
-        scenes = [(p.stem, normalise(load_scene(p))[0]) for p in paths[:: max(1, len(paths) // given.objects)]]
-    rigs = [cameras(RigConfig(), uid, np.concatenate([p.positions for p in s.primitives])) for uid, s in scenes]
+        scenes = [(p.stem, normalize(load_scene(p))[0]) for p in paths[:: max(1, len(paths) // given.objects)]]
+    layouts = [
+        cameras(CameraLayoutConfig(), uid, np.concatenate([p.positions for p in s.primitives])) for uid, s in scenes
+    ]
     renderer = make_renderer(given.backend)
     settings = RenderSettings(given.resolution)
-    renderer.render(scenes[0][1], rigs[0].c2w, rigs[0].K, settings)  # context and shaders
+    renderer.render(scenes[0][1], layouts[0].c2w, layouts[0].K, settings)  # context and shaders
     rates = []
     for _ in range(3):
         started = time.perf_counter()
         views = 0
-        for (_, scene), rig in zip(scenes, rigs, strict=True):
-            renderer.render(scene, rig.c2w, rig.K, settings)
-            views += len(rig.c2w)
+        for (_, scene), layout in zip(scenes, layouts, strict=True):
+            renderer.render(scene, layout.c2w, layout.K, settings)
+            views += len(layout.c2w)
         rates.append(views / (time.perf_counter() - started))
     if given.backend == "moderngl":
         import moderngl
@@ -48,13 +50,13 @@ def main() -> None:
     triangles = int(np.median([s.triangles for _, s in scenes]))
     sys.stdout.write(
         f"{given.backend} {given.resolution}²: {np.median(rates):.1f} views/s (median of 3; {len(scenes)} objects, "
-        f"{triangles:,} triangles in the median one; colour, alpha, depth and normals read back)\n"
+        f"{triangles:,} triangles in the median one; color, alpha, depth and normals read back)\n"
     )
     renderer.close()
 
 
 def built_in(folder: Path, count: int) -> list[Path]:
-    for made in catalogue(count):
+    for made in catalog(count):
         (folder / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
     return sorted(folder.iterdir())
 

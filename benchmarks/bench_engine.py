@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.output import ShardRecord
-from pipelines.runtime.plan import Coverage, Item, Survey, shards
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from pipelines.runtime.pipeline import pipeline_of
+from pipelines.runtime.plan import Coverage, Item, Listing, shards
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
 from pipelines.runtime.tracking import TrackingConfig
 
 
@@ -29,23 +30,15 @@ class SleepConfig(StageConfig):
     seconds: float = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class SleepPipeline:
-    root: str
-    sleep: SleepConfig
-    max_failure_rate: float = 0.2
-    tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(enabled=False))
-    cluster: ClusterConfig = dataclasses.field(default_factory=lambda: ClusterConfig(address="local"))
-
-
 class SleepStage(Stage[SleepConfig]):
     """Each item sleeps."""
 
     name = "sleep"
+    section = SleepConfig
     version = 1
     about = "a benchmark"
 
-    def items(self, context: Context[SleepConfig], say: Say) -> Iterable[Item]:
+    def items(self, context: Context[SleepConfig], log: Log) -> Iterable[Item]:
         return ({"uid": f"{i:06d}"} for i in range(context.config.tasks))
 
     def schema(self, context: Context[SleepConfig]) -> pa.Schema:
@@ -65,11 +58,16 @@ def overhead(tasks: int, seconds: float) -> None:
     from pipelines.runtime.engine import run_stage
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    cluster.connect(ClusterConfig(address="local", cpus=2))
+    cluster.connect(ClusterConfig(address="local", cpus=2), print)
     for count in (4, tasks):  # the first starts the workers
         with tempfile.TemporaryDirectory() as root:
-            config = SleepPipeline(root, SleepConfig(tasks=count, seconds=seconds, shard_objects=1))
-            report = run_stage(SleepStage(), config, say=lambda _: None)
+            config = pipeline_of([SleepStage()])(
+                root=root,
+                sleep=SleepConfig(tasks=count, seconds=seconds, shard_objects=1),
+                tracking=TrackingConfig(enabled=False),
+                cluster=ClusterConfig(address="local"),
+            )
+            report = run_stage(SleepStage(), config, log=lambda _: None)
     ideal = tasks * seconds / 2
     sys.stdout.write(
         f"engine: {tasks} tasks of {seconds} s on 2 CPUs: {report.seconds:.2f} s, ideal {ideal:.2f} s, "
@@ -84,21 +82,21 @@ def listing(count: int) -> Iterator[Item]:
 
 
 def plan(count: int) -> None:
-    """Survey, coverage and shards of `count` items, with nine tenths of them in earlier shards."""
+    """Listing, coverage and shards of `count` items, with nine tenths of them in earlier shards."""
     started = time.perf_counter()
-    survey = Survey(listing(count))
-    surveyed = time.perf_counter()
-    coverage = Coverage(survey)
+    listed = Listing(listing(count))
+    listed_at = time.perf_counter()
+    coverage = Coverage(listed)
     for first in range(0, count * 9 // 10 - 511, 512):
-        keys = survey.keys[first : first + 512].tobytes().hex()
+        keys = listed.keys[first : first + 512].tobytes().hex()
         assert coverage.take(ShardRecord("old", "", 512, 0, "", keys))
     covered = time.perf_counter()
-    made = sum(1 for _ in shards(survey, coverage.mask, 512, "part"))
+    made = sum(1 for _ in shards(listed, coverage.mask, 512, "part"))
     ended = time.perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     sys.stdout.write(
-        f"plan: {count:,} ids in {ended - started:.1f} s (listing and keys {surveyed - started:.1f}, coverage of nine tenths "
-        f"{covered - surveyed:.1f}, {made:,} new shards {ended - covered:.1f}), peak memory {memory:.2f} GB\n"
+        f"plan: {count:,} ids in {ended - started:.1f} s (listing and keys {listed_at - started:.1f}, coverage of nine tenths "
+        f"{covered - listed_at:.1f}, {made:,} new shards {ended - covered:.1f}), peak memory {memory:.2f} GB\n"
     )
 
 

@@ -4,7 +4,7 @@
 
 Plain asks the field at all points of the grid before marching cubes; ours leaves out what lies far from the surface
 and must find the same surface. The rest (simplifying, cutting, baking, writing) is the same work for both. Without a
-trained model a field is fitted to a coloured solid for some seconds.
+trained model a field is fitted to a colored solid for some seconds.
 """
 
 import argparse
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    say(f"{given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    log(f"{given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     field = trained(given.model, given.planes, given.device) if given.model else fitted(given.steps, given.device)
     result = surface(field, given.grid, given.device, given.repeats)
     settings = ExportSettings(formats=("glb",), grid=given.grid, texture=given.texture, faces=given.faces)
     return result | whole(field, settings, given.device, given.repeats, result["plain_seconds"] - result["seconds"])
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -67,26 +67,26 @@ def trained(folder: Path, planes: Path, device: str) -> Field:
 
 
 def fitted(steps: int, device: str) -> Field:
-    """A small field fitted to a ball and a box with a pattern of colours."""
+    """A small field fitted to a ball and a box with a pattern of colors."""
     config = FieldConfig(density_scale=20.0)
     planes = (0.1 * torch.randn(1, 3, 16, 32, 32, device=device)).requires_grad_()
     mlp = FieldMLP(48, config).to(device)
-    optimiser = torch.optim.Adam([planes, *mlp.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([planes, *mlp.parameters()], lr=1e-2)
     for _ in range(steps):
         points = 0.9 * (torch.rand(1, 8192, 3, device=device) - 0.5)
         raw, rgb = solid(points)
         found = TriplaneField(planes, mlp, config).query(points)
         shape = (found.raw[..., 0] - raw).square().mean()
-        colour = (found.rgb - rgb).square()[raw > -9].mean()
-        optimiser.zero_grad()
-        (0.05 * shape + 5 * colour).backward()
-        optimiser.step()
-    say(f"fitted a triplane to a solid in {steps} steps: mean error of the raw density {shape.item() ** 0.5:.2f}")
+        color = (found.rgb - rgb).square()[raw > -9].mean()
+        optimizer.zero_grad()
+        (0.05 * shape + 5 * color).backward()
+        optimizer.step()
+    log(f"fitted a triplane to a solid in {steps} steps: mean error of the raw density {shape.item() ** 0.5:.2f}")
     return TriplaneField(planes.detach(), mlp.requires_grad_(False), config)
 
 
 def solid(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw density and colour of the solid; its raw density runs from -10 outside to 10 inside."""
+    """Raw density and color of the solid; its raw density runs from -10 outside to 10 inside."""
     ball = (points - points.new_tensor([0.1, 0.0, -0.05])).norm(dim=-1) - 0.22
     box = ((points - points.new_tensor([-0.15, 0.05, 0.1])).abs() - points.new_tensor([0.12, 0.1, 0.2])).amax(-1)
     rgb = 0.5 + 0.4 * torch.sin(25 * points + points.new_tensor([0.0, 1.0, 2.0]))
@@ -103,7 +103,7 @@ def surface(field: Field, grid: int, device: str, repeats: int) -> dict[str, flo
         seconds = min(seconds, seconds_of(device, lambda: surface_lattice(field, grid, level, device)))
         plain = min(plain, seconds_of(device, lambda: dense_lattice(field, grid, device)))
     share = asked / grid**3
-    say(
+    log(
         f"grid {grid}³: plain {plain:.2f} s, ours {seconds:.2f} s, {plain / seconds:.1f} times as fast; the field is asked at "
         f"{100 * share:.1f} % of the points, and {differing} of them come out on the other side of the level"
     )
@@ -127,7 +127,7 @@ def whole(field: Field, settings: ExportSettings, device: str, repeats: int, mor
             best = parts
     total = sum(best.values())
     breakdown = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
-    say(
+    log(
         f"field to GLB, {settings.faces} faces, texture {settings.texture}²: {total:.2f} s ({breakdown}), {size / 1e6:.1f} MB; "
         f"with the plain grid {total + more:.2f} s, {(total + more) / total:.1f} times as long"
     )

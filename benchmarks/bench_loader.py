@@ -29,17 +29,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sar3d.data.conditions import condition_row, conditions_schema
-from sar3d.data.order import permutation
-from sar3d.data.samples import Targets, encoder_channels, view_targets
-from sar3d.data.token_dataset import TokenDataConfig, TokenDataset
-from sar3d.data.tokens import token_row, tokens_schema
-from sar3d.data.view_config import ViewDataConfig
-from sar3d.data.view_dataset import ViewDataset
-from sar3d.data.views import EncodedView, Views, decode_row, encode_view, read_views, view_row, views_schema
+from sar3d.data.datasets.token_dataset import TokenDataConfig, TokenDataset
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.datasets.view_dataset import ViewDataset
+from sar3d.data.formats.conditions import condition_row, conditions_schema
+from sar3d.data.formats.tokens import token_row, tokens_schema
+from sar3d.data.formats.views import EncodedView, Views, decode_row, encode_view, read_views, view_row, views_schema
+from sar3d.data.loading.order import permutation
+from sar3d.data.loading.view_tensors import Targets, encoder_channels, view_targets
 from sar3d.geometry import camera_rays, intrinsics, look_at, spherical_to_cartesian
+from sar3d.seeds import SampleKey
 from sar3d.training.feed import feed
-from sar3d.training.seeds import SampleKey
 from sar3d.training.settings import TrainSettings
 from sar3d.training.task import move
 
@@ -68,7 +68,7 @@ FULL = Size(objects=64, resolution=256, rounds=5, token_rows=768, condition=(257
 QUICK = Size(objects=24, resolution=64, rounds=3, token_rows=96, condition=(64, 256), seconds=1.0, row_group=1 << 16)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
@@ -91,13 +91,13 @@ def made_up_views(number: int, resolution: int) -> Views:
     normal = points / radii**2
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     light = 0.4 + 0.6 * np.clip(normal @ np.array([0.5, -0.4, 0.77]), 0, 1)[..., None]
-    colour = (0.5 + 0.45 * np.sin(pitch * points + phase)) * light
+    color = (0.5 + 0.45 * np.sin(pitch * points + phase)) * light
     return Views(
         uid=f"object{number:05}",
         sha256=f"{number:064x}",
         group=0,
         view_ids=np.arange(VIEWS, dtype=np.int16),
-        rgb=np.where(hit[..., None], colour * 255, 255).astype(np.uint8),
+        rgb=np.where(hit[..., None], color * 255, 255).astype(np.uint8),
         alpha=np.where(hit, 255, 0).astype(np.uint8),
         depth=np.where(hit, along * np.einsum("vhwc,vc->vhw", directions, c2w[:, :3, 2]), 0).astype(np.float32),
         normal=np.where(hit[..., None], normal, 0).astype(np.float32),
@@ -220,8 +220,8 @@ def bench_views(size: Size, folder: Path, device: str, threads: int, given: list
                 times["ours"].append(seconds_per_sample(ours, count, batch, take_ours))
         plain_time, our_time = (statistics.median(times[name]) for name in ("plain", "ours"))
         what = "with normals" if normals else "without normals"
-        say(f"views {what}: one folder per chunk {1 / plain_time:7.1f} groups/s, ours {1 / our_time:7.1f} groups/s")
-        say(f"views {what}: ratio {plain_time / our_time:.2f}")
+        log(f"views {what}: one folder per chunk {1 / plain_time:7.1f} groups/s, ours {1 / our_time:7.1f} groups/s")
+        log(f"views {what}: ratio {plain_time / our_time:.2f}")
     report_losses(files, chunks, truth)
     report_bytes(files)
 
@@ -255,7 +255,7 @@ def report_losses(files: list[str], chunks: list[Path], truth: Views) -> None:
         inside = truth.depth > 0
         depth = np.abs(found.depth.numpy() - truth.depth)[inside].max()
         alpha = np.abs(found.mask.numpy() * 255 - truth.alpha).max()
-        say(f"views, worst error: {name}: depth {depth:.5f}, alpha {alpha:.0f} of 255")
+        log(f"views, worst error: {name}: depth {depth:.5f}, alpha {alpha:.0f} of 255")
 
 
 def report_bytes(files: list[str]) -> None:
@@ -271,7 +271,7 @@ def report_bytes(files: list[str]) -> None:
             before = dataset.bytes_fetched
             list(itertools.islice(steps, epoch))
             fetched += dataset.bytes_fetched - before
-    say(f"views, bytes fetched in an epoch by 2 workers / bytes of the dataset: {fetched / used:.2f}")
+    log(f"views, bytes fetched in an epoch by 2 workers / bytes of the dataset: {fetched / used:.2f}")
 
 
 def write_tokens(size: Size, folder: Path) -> tuple[str, str]:
@@ -307,7 +307,7 @@ class Stacked:
     name = "stacked"
 
     def collate(self, samples: list[Any], step: int, keys: list[SampleKey]) -> list[torch.Tensor]:
-        return [torch.stack([getattr(s, name) for s in samples]) for name in ("codes", "condition", "pooled")]
+        return [torch.stack([getattr(s, name) for s in samples]) for name in ("tokens", "condition", "pooled")]
 
 
 def bench_tokens(size: Size, folder: Path, device: str, threads: int) -> None:
@@ -330,14 +330,14 @@ def bench_tokens(size: Size, folder: Path, device: str, threads: int) -> None:
             time.sleep(max(0.0, began + count / RATE - time.perf_counter()))
         total = time.perf_counter() - began
     read = (dataset.bytes_fetched - before) / total / 1e6
-    say(
+    log(
         f"codes + conditions: {count / total:.0f} samples/s, {read:.0f} MB/s read, data wait {100 * waited / total:.2f} %"
     )
     steps_read, began = max(4, size.token_rows // 16), time.process_time()
     with closing(dataset.batches(dataset.order(0, 16, 4, 1))) as free_steps:
         free = seconds_per_sample(free_steps, steps_read, 16, lambda some: some)
     busy = 1e3 * (time.process_time() - began) / steps_read / 16
-    say(
+    log(
         f"codes + conditions: {1 / free:.0f} samples/s without a consumer, {1 / free / RATE:.1f} x the {RATE} wanted, "
         f"{busy:.2f} ms of CPU each"
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from sar3d.camera_layout import CameraLayoutConfig
 from sar3d.isolation import LimitedProcess, Limits
 from sar3d.meshes import MeshLimits
-from sar3d.rig import RigConfig
 
 
 def main() -> None:
@@ -32,9 +32,9 @@ def main() -> None:
 
 
 def built_in(folder: Path) -> list[Path]:
-    from sar3d.procedural import build_glb, catalogue
+    from sar3d.procedural import build_glb, catalog
 
-    for made in catalogue(72):
+    for made in catalog(72):
         (folder / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
     return sorted(folder.iterdir())
 
@@ -47,8 +47,9 @@ def report(paths: list[Path], objects: int, views: int, backend: str) -> float:
             process.call(
                 {
                     "path": str(path),
+                    "root": str(path.parent),
                     "uid": path.stem,
-                    "rig": dataclasses.asdict(RigConfig(views=views)),
+                    "camera_layout": dataclasses.asdict(CameraLayoutConfig(views=views)),
                     "resolution": 256,
                     "backend": backend,
                     "lit": True,

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sar3d.data.png import Filter, write_png
-from sar3d.data.views import DEPTH_SCALE
-from sar3d.meshes import load_scene, normalise
-from sar3d.procedural import build_glb, catalogue
+from sar3d.camera_layout import CameraLayoutConfig, cameras
+from sar3d.data.formats.png import Filter, write_png
+from sar3d.data.formats.views import DEPTH_SCALE
+from sar3d.meshes import load_scene, normalize
+from sar3d.procedural import build_glb, catalog
 from sar3d.render import RenderSettings, make_renderer
-from sar3d.rig import RigConfig, cameras
 
 FILTERS: dict[str, Filter] = {"rgb": "none", "alpha": "none", "depth": "up", "normal": "up"}
 
@@ -30,12 +30,14 @@ def pictures(objects: int, resolution: int) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {name: [] for name in FILTERS}
     renderer = make_renderer("moderngl")
     with TemporaryDirectory() as folder:
-        for made in catalogue(objects):
+        for made in catalog(objects):
             path = Path(folder, "object.glb")
             path.write_bytes(build_glb(made.uid))
-            scene, _ = normalise(load_scene(path))
-            rig = cameras(RigConfig(views=12), made.uid, np.concatenate([p.positions for p in scene.primitives]))
-            frames = renderer.render(scene, rig.c2w, rig.K, RenderSettings(resolution))
+            scene, _ = normalize(load_scene(path))
+            layout = cameras(
+                CameraLayoutConfig(views=12), made.uid, np.concatenate([p.positions for p in scene.primitives])
+            )
+            frames = renderer.render(scene, layout.c2w, layout.K, RenderSettings(resolution))
             found["rgb"] += list(frames.rgb)
             found["alpha"] += list(frames.alpha)
             found["depth"] += list((frames.depth / DEPTH_SCALE + 0.5).astype(np.uint16))

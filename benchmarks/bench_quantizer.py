@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 def compare(device: str, batch: int, training_batch: int, codes: int, repeats: int) -> dict[str, float]:
     torch.manual_seed(0)
-    quantizer = MultiScaleQuantizer(QuantizerConfig(codes=codes)).to(device)
+    quantizer = MultiScaleQuantizer(QuantizerConfig(codebook_size=codes)).to(device)
     f = latents(batch, quantizer.config).to(device)
-    say(f"{device}, {torch.get_num_threads()} CPU threads, {codes} codes, torch {torch.__version__}")
+    log(f"{device}, {torch.get_num_threads()} CPU threads, {codes} codes, torch {torch.__version__}")
     result = {}
 
     quantizer.eval()
@@ -57,14 +57,14 @@ def compare(device: str, batch: int, training_batch: int, codes: int, repeats: i
     result["equal"] = (tokens == plain_tokens).float().mean().item()
     result["encode_ratio"] = plain.seconds / fast.seconds
     result["fast_mb"], result["plain_mb"] = fast.megabytes, plain.megabytes
-    say(f"encode {batch} objects: {describe(fast, plain)}; {100 * result['equal']:.4f} % of the tokens equal")
+    log(f"encode {batch} objects: {describe(fast, plain)}; {100 * result['equal']:.4f} % of the tokens equal")
 
     quantizer.train()
     part = f[: PLANES * training_batch]
     fast, plain = race(device, repeats, lambda: fast_training(quantizer, part), lambda: plain_training(quantizer, part))
     result["training_ratio"] = plain.seconds / fast.seconds
     result["gradient_difference"] = (fast.value - plain.value).abs().max().item() / plain.value.abs().max().item()
-    say(
+    log(
         f"train on {training_batch} objects: {describe(fast, plain)}; "
         f"gradients differ by {result['gradient_difference']:.1e} of the largest"
     )
@@ -75,7 +75,7 @@ def latents(objects: int, config: QuantizerConfig) -> Tensor:
     """Smooth and rough parts, as latents have."""
     side = config.scales[-1]
     parts = [
-        F.interpolate(torch.randn(objects * PLANES, config.dim, n, n), (side, side), mode="bicubic")
+        F.interpolate(torch.randn(objects * PLANES, config.code_dim, n, n), (side, side), mode="bicubic")
         for n in (1, 3, 6, side)
     ]
     return torch.stack(parts).sum(0)
@@ -89,7 +89,7 @@ def plain_encoding(quantizer: MultiScaleQuantizer, f: Tensor) -> tuple[list[Tens
 def plain_pyramid(quantizer: MultiScaleQuantizer, f: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
     """Tokens, f̂ and loss with plain operations and the whole similarity matrix of each scale (published.md, quantizer)."""
     config = quantizer.config
-    f_hat, residual, loss, indices = torch.zeros_like(f), f.detach().clone(), f.new_zeros(()), []
+    f_hat, residual, loss, tokens = torch.zeros_like(f), f.detach().clone(), f.new_zeros(()), []
     for scale, n in enumerate(config.scales):
         last = scale == len(config.scales) - 1
         pooled = residual if last else F.interpolate(residual, (n, n), mode="area")
@@ -104,8 +104,8 @@ def plain_pyramid(quantizer: MultiScaleQuantizer, f: Tensor) -> tuple[list[Tenso
         f_hat = f_hat + contribution
         residual = residual - contribution.detach()
         loss = loss + config.beta * F.mse_loss(f_hat.detach(), f) + F.mse_loss(f_hat, f.detach())
-        indices.append(found)
-    return indices, f_hat, loss / len(config.scales)
+        tokens.append(found)
+    return tokens, f_hat, loss / len(config.scales)
 
 
 def fast_training(quantizer: MultiScaleQuantizer, f: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def describe(fast: Timing, plain: Timing) -> str:
     )
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 

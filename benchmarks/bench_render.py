@@ -3,8 +3,8 @@
     python benchmarks/bench_render.py [FOLDER] [--objects N] [--max-triangles 20000]
 
 FOLDER holds GLBs (default: the built-in procedural objects). The plain way is what one writes first: trimesh loads the
-file, pyrender makes a fresh `OffscreenRenderer` per object and one pass per channel (colour, depth, normals as vertex
-colours), Pillow writes PNG files at level 6. Both ways draw the same 38 cameras at 256² on the same number of processes
+file, pyrender makes a fresh `OffscreenRenderer` per object and one pass per channel (color, depth, normals as vertex
+colors), Pillow writes PNG files at level 6. Both ways draw the same 38 cameras at 256² on the same number of processes
 and are timed in this run; ratios count, not absolute numbers.
 """
 
@@ -30,9 +30,9 @@ def choose(folder: Path | None, objects: int, triangles: int, work: Path) -> lis
     import trimesh
 
     if folder is None:
-        from sar3d.procedural import build_glb, catalogue
+        from sar3d.procedural import build_glb, catalog
 
-        for made in catalogue(min(objects, 512)):
+        for made in catalog(min(objects, 512)):
             (work / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
         return sorted(work.glob("*.glb"))
     found = []
@@ -51,18 +51,20 @@ def plain(paths: list[Path]) -> int:
     import trimesh
     from PIL import Image
 
-    from sar3d.meshes import load_scene, normalise
-    from sar3d.rig import RigConfig, cameras
+    from sar3d.camera_layout import CameraLayoutConfig, cameras
+    from sar3d.meshes import load_scene, normalize
 
     count = 0
     out = Path(tempfile.mkdtemp())
     for path in paths:
         scene = trimesh.load_scene(path)
         # Only to look from the same places; not part of what is timed as the plain way's own work.
-        ours, matrix = normalise(load_scene(path))
-        rig = cameras(RigConfig(views=VIEWS), path.stem, np.concatenate([p.positions for p in ours.primitives]))
+        ours, matrix = normalize(load_scene(path))
+        layout = cameras(
+            CameraLayoutConfig(views=VIEWS), path.stem, np.concatenate([p.positions for p in ours.primitives])
+        )
         scene.apply_transform(matrix)
-        colour = pyrender.Scene.from_trimesh_scene(scene, bg_color=(255, 255, 255, 0), ambient_light=(0.6, 0.6, 0.6))
+        color = pyrender.Scene.from_trimesh_scene(scene, bg_color=(255, 255, 255, 0), ambient_light=(0.6, 0.6, 0.6))
         normals = pyrender.Scene(bg_color=(0, 0, 0, 0), ambient_light=(1.0, 1.0, 1.0))
         for mesh in scene.dump():
             mesh.visual = trimesh.visual.ColorVisuals(
@@ -70,15 +72,15 @@ def plain(paths: list[Path]) -> int:
             )
             normals.add(pyrender.Mesh.from_trimesh(mesh))
         camera = pyrender.IntrinsicsCamera(
-            *[RESOLUTION * rig.K[0, 0, 0]] * 2, RESOLUTION / 2, RESOLUTION / 2, znear=0.1
+            *[RESOLUTION * layout.K[0, 0, 0]] * 2, RESOLUTION / 2, RESOLUTION / 2, znear=0.1
         )
         renderer = pyrender.OffscreenRenderer(RESOLUTION, RESOLUTION)
-        for c2w in rig.c2w:
+        for c2w in layout.c2w:
             pose = c2w @ np.diag([1.0, -1.0, -1.0, 1.0])
-            node = colour.add(camera, pose=pose)
-            picture, _ = renderer.render(colour, flags=pyrender.RenderFlags.RGBA)
-            depth = renderer.render(colour, flags=pyrender.RenderFlags.DEPTH_ONLY)
-            colour.remove_node(node)
+            node = color.add(camera, pose=pose)
+            picture, _ = renderer.render(color, flags=pyrender.RenderFlags.RGBA)
+            depth = renderer.render(color, flags=pyrender.RenderFlags.DEPTH_ONLY)
+            color.remove_node(node)
             node = normals.add(camera, pose=pose)
             normal, _ = renderer.render(normals, flags=pyrender.RenderFlags.FLAT)
             normals.remove_node(node)
@@ -93,8 +95,7 @@ def plain(paths: list[Path]) -> int:
 
 def ours(paths: list[Path], work: Path, cpus: int) -> tuple[int, float, float]:
     """The stages `download` and `render` on a local Ray; views, seconds of the render stage, seconds of both."""
-    from pipelines.config import load
-    from pipelines.registry import STAGES
+    from pipelines.registry import STAGES, load
     from pipelines.runtime.engine import run_stage
 
     folder = work / "objects"
@@ -122,22 +123,24 @@ def ours(paths: list[Path], work: Path, cpus: int) -> tuple[int, float, float]:
 def breakdown(paths: list[Path]) -> dict[str, float]:
     """Seconds of one process per step of the render stage."""
     os.environ["LP_NUM_THREADS"] = "1"
-    from sar3d.data.views import encode_view
-    from sar3d.meshes import load_scene, normalise
+    from sar3d.camera_layout import CameraLayoutConfig, cameras
+    from sar3d.data.formats.views import encode_view
+    from sar3d.meshes import load_scene, normalize
     from sar3d.render import RenderSettings, make_renderer
-    from sar3d.rig import RigConfig, cameras
 
     renderer = make_renderer("moderngl")
-    spent = dict.fromkeys(("load and normalise", "cameras", "draw and read back", "encode PNG"), 0.0)
+    spent = dict.fromkeys(("load and normalize", "cameras", "draw and read back", "encode PNG"), 0.0)
     for path in paths:
         t0 = time.perf_counter()
-        scene, _ = normalise(load_scene(path))
+        scene, _ = normalize(load_scene(path))
         t1 = time.perf_counter()
-        rig = cameras(RigConfig(views=VIEWS), path.stem, np.concatenate([p.positions for p in scene.primitives]))
+        layout = cameras(
+            CameraLayoutConfig(views=VIEWS), path.stem, np.concatenate([p.positions for p in scene.primitives])
+        )
         t2 = time.perf_counter()
-        frames = renderer.render(scene, rig.c2w, rig.K, RenderSettings(RESOLUTION))
+        frames = renderer.render(scene, layout.c2w, layout.K, RenderSettings(RESOLUTION))
         t3 = time.perf_counter()
-        for i in range(len(rig.view_ids)):
+        for i in range(len(layout.view_ids)):
             encode_view(frames.rgb[i], frames.alpha[i], frames.depth[i], frames.normal[i])
         t4 = time.perf_counter()
         for name, seconds in zip(spent, (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
@@ -153,11 +156,11 @@ def main() -> None:
     parser.add_argument("--max-triangles", type=int, default=20_000)
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    say = sys.stdout.write
+    log = sys.stdout.write
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         paths = choose(given.folder, given.objects, given.max_triangles, work)
-        say(
+        log(
             f"{len(paths)} objects, {VIEWS} views (38 different) at {RESOLUTION}², {given.cpus} CPUs, {platform.processor()}\n"
         )
         shares = [paths[i :: given.cpus] for i in range(given.cpus)]
@@ -166,16 +169,16 @@ def main() -> None:
             started = time.perf_counter()
             views = sum(pool.map(plain, shares))
             plain_seconds = time.perf_counter() - started
-        say(f"plain:  {views / plain_seconds:7.1f} views/s ({plain_seconds:.1f} s)\n")
+        log(f"plain:  {views / plain_seconds:7.1f} views/s ({plain_seconds:.1f} s)\n")
         views, seconds, both = ours(paths, work, given.cpus)
-        say(f"sar3d:  {views / seconds:7.1f} views/s ({seconds:.1f} s; {both:.1f} s with start and download)\n")
-        say(f"ratio:  {plain_seconds / seconds:7.2f} x (the render stage), {plain_seconds / both:.2f} x (all of it)\n")
+        log(f"sar3d:  {views / seconds:7.1f} views/s ({seconds:.1f} s; {both:.1f} s with start and download)\n")
+        log(f"ratio:  {plain_seconds / seconds:7.2f} x (the render stage), {plain_seconds / both:.2f} x (all of it)\n")
         spent = breakdown(paths)
         whole = sum(spent.values())
         for step, part in spent.items():
-            say(f"  {step:20} {part:6.2f} s of one process, {100 * part / whole:3.0f} %\n")
+            log(f"  {step:20} {part:6.2f} s of one process, {100 * part / whole:3.0f} %\n")
         rest = seconds * given.cpus - whole
-        say(
+        log(
             f"  {'the rest':20} {rest:6.2f} s: starting Ray and the drawing processes, pipes, Parquet, commits, pictures\n"
         )
 

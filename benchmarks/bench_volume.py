@@ -4,7 +4,7 @@
 
 Image: `--coarse` + `--fine` samples on every ray. Plain asks the published field (three planes sampled, concatenated,
 MLP) at every sample. "uniform" is the same march with our field, "skipping" leaves out empty and hidden space.
-Training: forward and backward of the rays of 8 objects. Without a trained model a field is fitted to a coloured solid
+Training: forward and backward of the rays of 8 objects. Without a trained model a field is fitted to a colored solid
 for some seconds. Says ratios of times measured in turn, PSNR against plain, and peak memory.
 """
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    say(f"{given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    log(f"{given.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     if given.model:
         planes, mlp, config = trained(given.model, given.planes, given.device)
     else:
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     return result | training(given.device, given.repeats if given.quick else 9)
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -74,26 +74,26 @@ def trained(folder: Path, planes: Path, device: str) -> tuple[Tensor, FieldMLP, 
 
 
 def fitted(steps: int, device: str) -> tuple[Tensor, FieldMLP, FieldConfig]:
-    """A small field fitted to a ball and a box with a pattern of colours."""
+    """A small field fitted to a ball and a box with a pattern of colors."""
     config = FieldConfig(density_scale=20.0)
     planes = (0.1 * torch.randn(1, 3, 32, 64, 64, device=device)).requires_grad_()
     mlp = FieldMLP(96, config).to(device)
-    optimiser = torch.optim.Adam([planes, *mlp.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([planes, *mlp.parameters()], lr=1e-2)
     for _ in range(steps):
         points = 0.9 * (torch.rand(1, 8192, 3, device=device) - 0.5)
         raw, rgb = solid(points)
         found = TriplaneField(planes, mlp, config).query(points)
         shape = (found.raw[..., 0] - raw).square().mean()
-        colour = (found.rgb - rgb).square()[raw > -9].mean()
-        optimiser.zero_grad()
-        (0.05 * shape + 5 * colour).backward()
-        optimiser.step()
-    say(f"fitted a triplane to a solid in {steps} steps: mean error of the raw density {shape.item() ** 0.5:.2f}")
+        color = (found.rgb - rgb).square()[raw > -9].mean()
+        optimizer.zero_grad()
+        (0.05 * shape + 5 * color).backward()
+        optimizer.step()
+    log(f"fitted a triplane to a solid in {steps} steps: mean error of the raw density {shape.item() ** 0.5:.2f}")
     return planes.detach(), mlp.requires_grad_(False), config
 
 
 def solid(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw density and colour of the solid; its raw density runs from -10 outside to 10 inside."""
+    """Raw density and color of the solid; its raw density runs from -10 outside to 10 inside."""
     ball = (points - points.new_tensor([0.1, 0.0, -0.05])).norm(dim=-1) - 0.22
     box = ((points - points.new_tensor([-0.15, 0.05, 0.1])).abs() - points.new_tensor([0.12, 0.1, 0.2])).amax(-1)
     rgb = 0.5 + 0.4 * torch.sin(25 * points + points.new_tensor([0.0, 1.0, 2.0]))
@@ -138,12 +138,12 @@ def image(
         "plain_megabytes": memory["plain"],
         "occupied": float(occupancy.occupied.float().mean()),
     }
-    say(
+    log(
         f"image {side}², {volume.coarse} + {volume.fine} samples: plain {seconds['plain']:.2f} s, uniform "
         f"{seconds['uniform']:.2f} s, skipping {seconds['skipping']:.2f} s, its grid of {grid}³ {seconds['grid']:.2f} s"
         f" ({100 * result['occupied']:.1f} % occupied)"
     )
-    say(
+    log(
         f"  skipping is {result['ratio']:.1f} times as fast as plain ({result['ratio_with_grid']:.1f} with its grid, "
         f"{result['ratio_uniform']:.1f} against uniform), PSNR {result['psnr']:.1f} dB, "
         f"peak memory {result['megabytes']:.0f} MB (plain {result['plain_megabytes']:.0f} MB)"
@@ -175,7 +175,7 @@ def training(device: str, repeats: int) -> dict[str, float]:
             seconds[name] = min(seconds.get(name, float("inf")), seconds_of(device, way))
     pairs = zip(gradients["plain"], gradients["fast"], strict=True)
     difference = max(float((a - b).norm() / a.norm()) for a, b in pairs)
-    say(
+    log(
         f"training rays, 8 × 256 × 32: plain {1e3 * seconds['plain']:.1f} ms, fast {1e3 * seconds['fast']:.1f} ms, "
         f"{seconds['plain'] / seconds['fast']:.2f} times as fast; gradients differ by {difference:.1e} of their length"
     )

@@ -13,7 +13,7 @@ import torch
 Result = TypeVar("Result")
 
 
-def synchronise(device: torch.device | str) -> None:
+def synchronize(device: torch.device | str) -> None:
     """Wait until a GPU has done what it was told."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -21,10 +21,10 @@ def synchronise(device: torch.device | str) -> None:
 
 def seconds_of(device: torch.device | str, work: Callable[[], object]) -> float:
     """Wall seconds."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     work()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 

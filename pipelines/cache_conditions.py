@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,16 +10,18 @@ import pyarrow as pa
 
 from pipelines.caching.devices import Device, worker_gpus
 from pipelines.caching.view_objects import view_items
+from pipelines.runtime.inputs import rows, weights
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import read_rows, rows_of
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
-from sar3d.data.conditions import conditions_schema
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
+from sar3d.data.formats.conditions import conditions_schema
+from sar3d.data.loading.row_groups import ParquetFiles
 from sar3d.errors import UserError
 from sar3d.vqvae.config import EncoderConfig
 
 if TYPE_CHECKING:
-    from pipelines.caching.conditioner import Conditioner
+    from pipelines.caching.condition_encoder import ConditionEncoderWorker
 
 EMPTY = ""
 """The uid of the rows that hold the empty conditions."""
@@ -34,13 +35,15 @@ class CacheConditionsConfig(StageConfig):
 
     text: Literal["clip-text", "minilm", "none"] = "clip-text"
     """Encoder of the captions of `download`. `minilm` is small and comes inside a package; `none`: no text."""
-    text_weights: str = field(default="", metadata={"identity": "listing"})
+    text_weights: str = weights()
     """Folder, or repository of the Hugging Face hub, with other weights; what counts is their digest, not their place."""
     image: Literal["dinov2", "efficientnet-lite0", "none"] = "dinov2"
     """Encoder of one view of every view group. `efficientnet-lite0` is small and comes inside a package."""
-    image_weights: str = field(default="", metadata={"identity": "listing"})
+    image_weights: str = weights()
     """As `text_weights`."""
-    views: Literal["render", "import_chunks"] = "render"
+    objects: str = rows("objects", default="download", when=lambda conditions: conditions.text != "none")
+    """The stage whose objects' captions are encoded."""
+    views: str = rows("views", default="render", when=lambda conditions: conditions.image != "none")
     """The stage whose views are encoded."""
     image_views: int = 1
     """Views of every view group that are encoded: the published one, and those beside it that the tokenizer's encoder
@@ -70,68 +73,63 @@ class CacheConditionsConfig(StageConfig):
 
 class CacheConditionsStage(Stage[CacheConditionsConfig]):
     name = "cache_conditions"
+    section = CacheConditionsConfig
+    writes = "conditions"
     version = 1
     stateful = True
     about = "encode captions and views into the features that a generator is conditioned on"
 
-    def reads(self, section: CacheConditionsConfig) -> tuple[str, ...]:
-        sources = {"text": "download", "image": section.views}
-        return tuple(sources[kind] for kind in section.encoders())
-
     def check(self, context: Context[CacheConditionsConfig]) -> None:
         encoder_ids(context.config)
 
-    def identity(self, context: Context[CacheConditionsConfig]) -> Any:
-        return {**encoder_ids(context.config), "image_views": context.config.image_views}
+    def identity(self, context: Context[CacheConditionsConfig]) -> dict[str, Any]:
+        return {**super().identity(context), "encoders": encoder_ids(context.config)}
 
-    def items(self, context: Context[CacheConditionsConfig], say: Say) -> Iterable[Item]:
+    def items(self, context: Context[CacheConditionsConfig], log: Log) -> Iterable[Item]:
         """The empty conditions, the captions of each object, the views of each object."""
         ids = encoder_ids(context.config)
         for kind, encoder in ids.items():
             yield {"uid": f"empty/{kind}", "kind": f"empty {kind}", "encoder": encoder}
         if "text" in ids:
-            yield from _captions(context.inputs["download"], ids["text"], say)
+            yield from _captions(context.rows["objects"], ids["text"], log)
         if "image" in ids:
-            for item in view_items(context.inputs[context.config.views]):
+            for item in view_items(context.rows["views"]):
                 yield {**item, "uid": f"{item['uid']}/image", "kind": "image", "encoder": ids["image"]}
 
     def schema(self, context: Context[CacheConditionsConfig]) -> pa.Schema:
-        conditioner: Conditioner | None = context.state
-        return conditions_schema(conditioner.ids if conditioner is not None else encoder_ids(context.config))
-
-    def places(self, context: Context[CacheConditionsConfig]) -> list[str]:
-        return [weights for _, weights in context.config.encoders().values() if weights and Path(weights).is_absolute()]
+        worker: ConditionEncoderWorker | None = context.state
+        return conditions_schema(worker.ids if worker is not None else encoder_ids(context.config))
 
     def gpus(self, config: CacheConditionsConfig, available: float) -> float:
         return worker_gpus(config.device, config.gpus, available)
 
-    def open(self, context: Context[CacheConditionsConfig]) -> "Conditioner":
-        from pipelines.caching.conditioner import open_conditioner
+    def open(self, context: Context[CacheConditionsConfig]) -> "ConditionEncoderWorker":
+        from pipelines.caching.condition_encoder import open_condition_encoder
 
         config = context.config
-        return open_conditioner(config.encoders(), config.gpus, config.cpus, config.batch, config.image_views)
+        return open_condition_encoder(config.encoders(), config.gpus, config.cpus, config.batch, config.image_views)
 
     def process(self, context: Context[CacheConditionsConfig], items: list[Item]) -> Iterator[Row | Failure]:
-        from pipelines.caching.conditioner import encode_items
+        from pipelines.caching.condition_encoder import encode_items
 
-        conditioner: Conditioner = context.state
+        worker: ConditionEncoderWorker = context.state
         for item in items:
             kind = item["kind"].removeprefix("empty ")
-            if item["encoder"] != conditioner.ids[kind]:
+            if item["encoder"] != worker.ids[kind]:
                 raise UserError(
                     f"a node has other weights of {item['encoder'].split(':')[0]} than the driver: "
                     f"give every node the same folder (cache_conditions.{kind}_weights)"
                 )
-        for made in encode_items(conditioner, items):
+        for made in encode_items(worker, items):
             if made.error is not None:
                 error = made.error
                 yield Failure(made.item["uid"], "", self.name, error.kind, error.reason, error.attempts)
             else:
                 yield from made.rows
 
-    def artifacts(self, context: Context[CacheConditionsConfig], output: Output, say: Say) -> dict[str, bytes]:
+    def artifacts(self, context: Context[CacheConditionsConfig], output: Output, log: Log) -> dict[str, bytes]:
         """The empty conditions apart, as `empty_<kind>.npz` with `tokens` (N, C) and `pooled` (C')."""
-        from sar3d.data.conditions import decode_condition
+        from sar3d.data.formats.conditions import decode_condition
 
         found: dict[str, bytes] = {}
         for row in rows_of(output, {EMPTY}):
@@ -148,7 +146,7 @@ class CacheConditionsStage(Stage[CacheConditionsConfig]):
         return {"conditions": float(rows - len(context.config.encoders()))}
 
 
-def _captions(objects: Output, encoder: str, say: Say) -> Iterator[Item]:
+def _captions(objects: Output, encoder: str, log: Log) -> Iterator[Item]:
     """One item per object that has captions; says at the end how many have none."""
     count = without = 0
     for row in read_rows(objects, ["uid", "sha256", "captions"]):
@@ -158,7 +156,14 @@ def _captions(objects: Output, encoder: str, say: Say) -> Iterator[Item]:
         else:
             without += 1
     if without:
-        say(f"cache_conditions: {without:,} of {count:,} objects have no caption and get no text condition")
+        log(f"cache_conditions: {without:,} of {count:,} objects have no caption and get no text condition")
+
+
+def encoders_in(conditions: Output) -> dict[str, str]:
+    """Id of the encoder of each kind of condition that a finished dataset holds."""
+    files = ParquetFiles(conditions.files())
+    metadata = {key.decode(): value.decode() for key, value in (files.schema(0).metadata or {}).items()}
+    return {kind: metadata[f"encoder_{kind}"] for kind in ("text", "image") if metadata.get(f"encoder_{kind}")}
 
 
 def encoder_ids(config: CacheConditionsConfig) -> dict[str, str]:
@@ -166,8 +171,8 @@ def encoder_ids(config: CacheConditionsConfig) -> dict[str, str]:
     from sar3d.conditions import encoder_id
 
     return {
-        kind: encoder_id(name, weights, f"cache_conditions.{kind}_weights")
-        for kind, (name, weights) in config.encoders().items()
+        kind: encoder_id(name, place, f"cache_conditions.{kind}_weights")
+        for kind, (name, place) in config.encoders().items()
     }
 
 

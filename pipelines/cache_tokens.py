@@ -3,25 +3,24 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.caching.devices import Device, worker_gpus
 from pipelines.caching.view_objects import read_objects, view_items, view_metadata
-from pipelines.exported import Exported, exported, trained
+from pipelines.runtime.inputs import model, rows
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import read_rows
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
-from pipelines.runtime.store import is_remote
-from sar3d.data.tokens import token_row, tokens_schema
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
+from sar3d.data.formats.tokens import token_row, tokens_schema
 from sar3d.errors import UserError
 from sar3d.vqvae.config import VQVAEConfig, from_dict
 
 if TYPE_CHECKING:
-    from pipelines.caching.tokeniser import Tokeniser
+    from pipelines.caching.token_encoder import TokenEncoder
 
 COUNTED = 4096
 """Rows in which the used codes are counted."""
@@ -33,11 +32,10 @@ class CacheTokensConfig(StageConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    views: Literal["render", "import_chunks"] = "render"
+    views: str = rows("views", default="render")
     """The stage whose views are encoded."""
-    model: str = field(default="", metadata={"identity": "listing"})
-    """Folder or URL of an exported VQVAE; default: what `train_vqvae` made of this configuration. What counts is its
-    digest, not its place."""
+    vqvae: str = model("vqvae", of="train_vqvae")
+    """Folder or URL of an exported VQVAE, or a stage that trains one. What counts is its digest, not its place."""
     device: Device = field(default="auto", metadata={"identity": False})
     """`auto`: one GPU per worker where the cluster has any, else the CPU; `gpus` may ask for a fraction of one."""
     batch: int | None = field(default=None, metadata={"identity": False})
@@ -52,71 +50,56 @@ class CacheTokensConfig(StageConfig):
 
 class CacheTokensStage(Stage[CacheTokensConfig]):
     name = "cache_tokens"
+    section = CacheTokensConfig
+    writes = "tokens"
     version = 1
     stateful = True
     about = "encode the views of every object into codes with a trained VQVAE"
 
-    def reads(self, section: CacheTokensConfig) -> tuple[str, ...]:
-        return (section.views,) if section.model else (section.views, "train_vqvae")
-
     def check(self, context: Context[CacheTokensConfig]) -> None:
-        check_views(context.inputs[context.config.views], from_dict(model_of(context).config), self.name)
+        check_views(context.rows["views"], from_dict(context.models["vqvae"].config), self.name)
 
-    def identity(self, context: Context[CacheTokensConfig]) -> Any:
-        return {"vqvae": model_of(context).digest}
-
-    def items(self, context: Context[CacheTokensConfig], say: Say) -> Iterable[Item]:
-        digest = model_of(context).digest
-        return ({**item, "vqvae": digest} for item in view_items(context.inputs[context.config.views]))
+    def items(self, context: Context[CacheTokensConfig], log: Log) -> Iterable[Item]:
+        digest = context.models["vqvae"].digest
+        return ({**item, "vqvae": digest} for item in view_items(context.rows["views"]))
 
     def schema(self, context: Context[CacheTokensConfig]) -> pa.Schema:
         if context.state is not None:
             digest, config = context.state.digest, context.state.model.config
         else:
-            ref = model_of(context)
+            ref = context.models["vqvae"]
             digest, config = ref.digest, from_dict(ref.config)
-        return tokens_schema(digest, config.quantizer.scales, config.quantizer.codes)
-
-    def places(self, context: Context[CacheTokensConfig]) -> list[str]:
-        model = context.config.model
-        return [model] if model and not is_remote(model) else []
+        return tokens_schema(digest, config.quantizer.scales, config.quantizer.codebook_size)
 
     def gpus(self, config: CacheTokensConfig, available: float) -> float:
         return worker_gpus(config.device, config.gpus, available)
 
-    def open(self, context: Context[CacheTokensConfig]) -> "Tokeniser":
-        from pipelines.caching.tokeniser import open_tokeniser
+    def open(self, context: Context[CacheTokensConfig]) -> "TokenEncoder":
+        from pipelines.caching.token_encoder import open_token_encoder
 
         config = context.config
-        return open_tokeniser(model_of(context).url, config.gpus, config.cpus, config.batch)
+        return open_token_encoder(context.models["vqvae"].url, config.gpus, config.cpus, config.batch)
 
     def process(self, context: Context[CacheTokensConfig], items: list[Item]) -> Iterator[Row | Failure]:
-        from pipelines.caching.tokeniser import encode_objects
-        from sar3d.data.view_rows import ENCODER_COLUMNS
+        from pipelines.caching.token_encoder import encode_objects
+        from sar3d.data.loading.view_rows import ENCODER_COLUMNS
 
-        tokeniser: Tokeniser = context.state
-        if any(item["vqvae"] != tokeniser.digest for item in items):
+        token_encoder: TokenEncoder = context.state
+        if any(item["vqvae"] != token_encoder.digest for item in items):
             raise UserError(
-                f"the model at {model_of(context).url} has changed since {self.name} began: run the same command again"
+                f"the model at {context.models['vqvae'].url} has changed since {self.name} began: run the same command again"
             )
-        for made in encode_objects(tokeniser, read_objects(items, ENCODER_COLUMNS)):
+        for made in encode_objects(token_encoder, read_objects(items, ENCODER_COLUMNS)):
             if made.error is not None:
                 uid, error = made.item["uid"], made.error
                 yield Failure(uid, made.item["_file"], self.name, error.kind, error.reason, error.attempts)
                 continue
-            for group, codes in zip(made.groups, made.codes, strict=True):
-                yield token_row(group.uid, group.sha256, group.group, codes)
+            for group, tokens in zip(made.groups, made.tokens, strict=True):
+                yield token_row(group.uid, group.sha256, group.group, tokens)
 
     def summary(self, context: Context[CacheTokensConfig], output: Output) -> dict[str, float]:
-        rows = itertools.islice(read_rows(output, ["codes"], batch=256), COUNTED)
-        return {"different_codes": float(len(np.unique(np.array([row["codes"] for row in rows]))))}
-
-
-def model_of(context: Context[CacheTokensConfig]) -> Exported:
-    """The VQVAE that the settings mean. Raises `UserError` if there is none."""
-    if context.config.model:
-        return exported(context.config.model, "vqvae")
-    return trained(context.inputs["train_vqvae"], "vqvae")
+        first = itertools.islice(read_rows(output, ["codes"], batch=256), COUNTED)
+        return {"different_codes": float(len(np.unique(np.array([row["codes"] for row in first]))))}
 
 
 def check_views(views: Output, config: VQVAEConfig, stage: str) -> None:
@@ -126,7 +109,7 @@ def check_views(views: Output, config: VQVAEConfig, stage: str) -> None:
         again = f"render them with render.resolution={config.resolution}, or " if views.stage == "render" else ""
         raise UserError(
             f"the views of {views.stage} are {found} pixels wide and the VQVAE takes {config.resolution}: "
-            f"{again}name a model for {found} pixels ({stage}.model)"
+            f"{again}name a model for {found} pixels ({stage}.vqvae)"
         )
 
 

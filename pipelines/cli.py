@@ -1,18 +1,17 @@
 """The command line: `sar3d <stage>`, `sar3d run`, and what looks at a root or at single models and objects.
 
-A module with a command of its own adds it (`add_command`), from `work_options` and `stage_command` where it is a stage too.
+A module with a command of its own adds it (`add_command`); what commands that run stages share is in `pipelines.commands`.
 """
 
 import argparse
 import json
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.commands import load_here, options_of, stage_command, work_options
 from pipelines.runtime import progress
 from pipelines.runtime.interrupt import Interrupted
 from sar3d.errors import UserError
@@ -25,10 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = _parser().parse_args(arguments)
         code: int = parsed.call(parsed)
     except UserError as error:
-        progress.say(f"error: {error}")
+        progress.log(f"error: {error}")
         return 2
     except Interrupted as error:
-        progress.say(str(error))
+        progress.log(str(error))
         return error.code
     return code
 
@@ -47,7 +46,8 @@ OWN = ("generate", "caption")
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pipelines import caption, convert, generate, report, run, verify
+    from pipelines import convert, report, run, verify, weights
+    from pipelines.commands import caption, generate
     from pipelines.registry import STAGES
 
     parser = argparse.ArgumentParser(
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_command(commands)
     verify.add_command(commands)
     convert.add_command(commands)
+    weights.add_command(commands)
     status = _command(
         commands, "status", "what there is under a root: stages, states, counts, failures, times", _status
     )
@@ -91,47 +92,12 @@ def _command(commands: Any, name: str, about: str, call: Callable[[Any], int]) -
     return sub
 
 
-def work_options(sub: argparse.ArgumentParser, required: bool = True) -> None:
-    """The options of a command that runs stages; `required`: it cannot do without a configuration."""
-    sub.add_argument("--config", required=required, metavar="FILE", help="a YAML file, see configs/")
-    sub.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="override a setting, for example render.views=12"
-    )
-    sub.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
-    sub.add_argument("--wait", action="store_true", help="queue behind another submission of the same stage")
-
-
-def _options(parsed: Any) -> Any:
-    from pipelines.runtime.engine import Options
-
-    return Options(dry_run=parsed.dry_run, wait=parsed.wait)
-
-
-def stage_command(parsed: Any) -> int:
-    """Run the stage `parsed.stage` of the configuration; returns the exit code."""
-    from pipelines.run import run_stages
-
-    return run_stages(_load(parsed), (parsed.stage,), _options(parsed))
-
-
 def _run(parsed: Any) -> int:
     from pipelines.run import choose, run_stages
 
-    config = _load(parsed)
+    config = load_here(parsed)
     names = choose(config.stages, parsed.first, parsed.last, parsed.only)
-    return run_stages(config, names, _options(parsed), listed=config.stages, page=config.report)
-
-
-def _load(parsed: Any) -> Any:
-    from pipelines.config import load
-    from pipelines.runtime.cluster import in_job
-
-    config = load(parsed.config, parsed.overrides)
-    if in_job():
-        # Nodes that share a machine unpack a job's files over each other, and the working directory may vanish.
-        # Every path in the configuration is absolute from here on.
-        os.chdir(tempfile.gettempdir())
-    return config
+    return run_stages(config, names, options_of(parsed), listed=config.stages, page=config.report)
 
 
 def _status(parsed: Any) -> int:
@@ -143,7 +109,8 @@ def _status(parsed: Any) -> int:
 
 
 def _roots(parsed: Any) -> list[str]:
-    from pipelines.config import absolute, load
+    from pipelines.config import absolute
+    from pipelines.registry import load
 
     overrides = [w for w in parsed.words if "=" in w]
     named = [w for w in parsed.words if "=" not in w] + [w[5:] for w in overrides if w.startswith("root=")]
@@ -156,8 +123,8 @@ def _roots(parsed: Any) -> list[str]:
 
 
 def _gc(parsed: Any) -> int:
-    from pipelines.config import load
     from pipelines.gc import collect
+    from pipelines.registry import load
 
     return collect([load(file, parsed.overrides) for file in parsed.config], delete=parsed.delete)
 

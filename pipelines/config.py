@@ -1,67 +1,72 @@
-"""The whole configuration: one section per stage, read from YAML and `key=value`, checked, frozen."""
+"""A configuration: a section per stage, read from YAML and `key=value`, checked, inherited defaults filled in, frozen."""
 
 import dataclasses
 import difflib
 import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.cache_conditions import CacheConditionsConfig
-from pipelines.cache_tokens import CacheTokensConfig
-from pipelines.caption import CaptionConfig
-from pipelines.evaluate import STAGES_OF, EvaluateConfig
-from pipelines.generate import GenerateConfig
-from pipelines.import_chunks import ImportChunksConfig
-from pipelines.render import RenderConfig
-from pipelines.runtime.cluster import ClusterConfig, in_job
+from pipelines.runtime.cluster import in_job
+from pipelines.runtime.inputs import Reader, inherited, inherited_fields, settled_by_list, with_places
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.store import is_remote
-from pipelines.runtime.tracking import TrackingConfig
-from pipelines.sources.config import DownloadConfig
-from pipelines.train_ar import TrainARConfig
-from pipelines.train_llm import TrainLLMConfig
-from pipelines.train_vqvae import TrainVQVAEConfig
+from pipelines.runtime.tracking import flatten, plain
 from sar3d.errors import UserError
-from sar3d.metrics.config import PerceptualConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+"""Settings by name, on which a configuration builds: `published` and `short`."""
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
-    """Everything that a run needs to know. Each section is documented where it is defined."""
+class Layer:
+    """Settings from one place."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    root: str = ""
-    """Output URL (a folder, s3://, gs://); default `runs/<config name>`."""
-    stages: tuple[str, ...] = ("download", "render")
-    """What `sar3d run` runs, in this order."""
-    report: bool = False
-    """Write `<root>/report.html` at the end of `sar3d run`, the page to look at."""
-    max_failure_rate: float = 0.2
-    """Share of failed objects above which a stage stops, once 100 objects have been tried."""
-    download: DownloadConfig = field(default_factory=DownloadConfig)
-    render: RenderConfig = field(default_factory=RenderConfig)
-    import_chunks: ImportChunksConfig = field(default_factory=ImportChunksConfig)
-    train_vqvae: TrainVQVAEConfig = field(default_factory=TrainVQVAEConfig)
-    cache_tokens: CacheTokensConfig = field(default_factory=CacheTokensConfig)
-    cache_conditions: CacheConditionsConfig = field(default_factory=CacheConditionsConfig)
-    train_ar: TrainARConfig = field(default_factory=TrainARConfig)
-    train_ar_image: TrainARConfig = field(default_factory=TrainARConfig)
-    train_llm_projector: TrainLLMConfig = field(default_factory=TrainLLMConfig)
-    train_llm: TrainLLMConfig = field(default_factory=TrainLLMConfig)
-    caption: CaptionConfig = field(default_factory=CaptionConfig)
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    origin: str
+    values: dict[str, Any]
 
 
-def load(file: str | Path, overrides: list[str]) -> PipelineConfig:
-    """Read a YAML file and apply `dotted.key=value` overrides. Raises `UserError` naming the key that is wrong."""
+def load(file: str | Path, overrides: list[str], kind: type[Pipeline]) -> Pipeline:
+    """Read a YAML file on top of its recipe and apply `dotted.key=value` overrides.
+
+    Args:
+        kind: the class of configurations, see `pipelines.runtime.pipeline.pipeline_of`.
+
+    Raises:
+        UserError: naming the key that is wrong.
+    """
     path = Path(file)
+    recipe, given, _ = layers(path, overrides, kind)
+    values = merged(merged({}, recipe.values), given.values)
+    for override in overrides:  # an override replaces what was there, a whole section too
+        _override(values, override, kind)
+    try:
+        config = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, path, kind)) from error
+    return settle(config, path.stem)
+
+
+def layers(path: Path, overrides: list[str], kind: type[Pipeline]) -> tuple[Layer, Layer, Layer]:
+    """The recipe, the file and the overrides, each over the one before it. Raises `UserError`."""
+    file, command = _read(path), dict[str, Any]()
+    for override in overrides:
+        _override(command, override, kind)
+    name = str(command.get("recipe", file.get("recipe", "published")))
+    if not (RECIPES / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise UserError(f"recipe={name} is not a recipe; there are: {known}")
+    # A recipe may speak of stages that another pipeline has not got.
+    settings = {key: value for key, value in _read(RECIPES / f"{name}.yaml").items() if key in kind.registry}
+    return Layer(f"recipe {name}", settings), Layer(str(path), file), Layer("command line", command)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError as error:
@@ -72,17 +77,34 @@ def load(file: str | Path, overrides: list[str]) -> PipelineConfig:
         raise UserError(f"the configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"the configuration {path} must hold settings (key: value), not a {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
-    try:
-        config = TypeAdapter(PipelineConfig).validate_python(values)
-    except ValidationError as error:
-        raise UserError(_explain(error, path)) from error
-    settled = _settle(config, path)
-    return replace(settled, evaluate=_settle_evaluate(settled))
+    return values
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def merged(below: Any, above: Any) -> Any:
+    """`above` over `below`: sections are merged key by key, anything else is replaced. No section is shared."""
+    if not isinstance(above, dict):
+        return above
+    base = below if isinstance(below, dict) else {}
+    return {**base, **{key: merged(base.get(key), value) for key, value in above.items()}}
+
+
+def origins(config: Pipeline, found: Sequence[Layer]) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and origin of every setting: the last layer that gives it, a setting it is copied from, or its default."""
+    given = [(layer.origin, set(flatten(layer.values))) for layer in reversed(found)]
+    copied = {f"{n}.{f}": path for n in config.registry for f, path in inherited_fields(getattr(config, n))}
+    for key, value in flatten(plain(config)).items():
+        above = [key[: i if i >= 0 else None] for i in _dots(key)]
+        origin = next((origin for origin, keys in given if any(part in keys for part in above)), None)
+        source = next((copied[part] for part in above if part in copied), None)
+        yield key, value, origin or (f"same as {source}" if source else "default")
+
+
+def _dots(key: str) -> list[int]:
+    """Where each prefix of a dotted key ends; -1 for the whole."""
+    return [-1, *(i for i, character in enumerate(key) if character == ".")]
+
+
+def _override(values: dict[str, Any], text: str, kind: type[Pipeline]) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"{text!r} is not an override: write key=value, for example render.views=12")
@@ -91,19 +113,47 @@ def _override(values: dict[str, Any], text: str) -> None:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
             raise UserError(f"{key} cannot be set: {name} is a value, not a section")
+    values[last] = _parsed(value, _type_of(key.split("."), kind))
+
+
+def _type_of(names: list[str], kind: Any) -> Any:
+    """The declared type of a setting; None where there is no such setting."""
+    for name in names:
+        found = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+        kind = found
+    return kind
+
+
+def _parsed(text: str, declared: Any) -> Any:
+    """An override's value: of a setting that is text the text as it stands, of any other setting as YAML reads it."""
+    kinds = {k for k in _alternatives(declared) if k is not type(None)}
+    if kinds == {str}:
+        return None if text == "null" and type(None) in _alternatives(declared) else text
+    # A list of texts is read as a list, whose elements stay as they stand.
+    loader = yaml.BaseLoader if kinds == {tuple[str, ...]} else yaml.SafeLoader
     try:
-        values[last] = yaml.safe_load(value) if value else ""
+        return yaml.load(text, loader) if text else ""
     except yaml.YAMLError:
-        values[last] = value
+        return text
 
 
-def _explain(error: ValidationError, path: Path) -> str:
+def _alternatives(declared: Any) -> set[Any]:
+    """The types that a setting may have; a choice among texts is text."""
+    origin = get_origin(declared)
+    if origin in (Union, UnionType):
+        return {kind for part in get_args(declared) for kind in _alternatives(part)}
+    if origin is Literal and all(isinstance(value, str) for value in get_args(declared)):
+        return {str}
+    return {declared}
+
+
+def _explain(error: ValidationError, path: Path, kind: type[Pipeline]) -> str:
     """The first thing that is wrong, in one sentence."""
     first = error.errors(include_url=False)[0]
     where = [p for p in first["loc"] if isinstance(p, int) or not p.startswith(("function-", "literal", "constrained"))]
     key = ".".join(str(p) for p in where)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        section, names = _section(where[:-1])
+        section, names = _section(where[:-1], kind)
         near = difflib.get_close_matches(str(where[-1]), names, n=1)
         hint = (
             f"did you mean {'.'.join([*map(str, where[:-1]), near[0]])}?"
@@ -115,8 +165,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     return f"{key}={first['input']!r} is wrong ({path}): {message}"
 
 
-def _section(where: list[Any]) -> tuple[str, list[str]]:
-    kind: Any = PipelineConfig
+def _section(where: list[Any], kind: Any) -> tuple[str, list[str]]:
     for name in where:
         kind = next((f.type for f in dataclasses.fields(kind) if f.name == name), None)
         if not dataclasses.is_dataclass(kind):
@@ -124,106 +173,55 @@ def _section(where: list[Any]) -> tuple[str, list[str]]:
     return ".".join(map(str, where)) or "the configuration", [f.name for f in dataclasses.fields(kind)]
 
 
-def _settle(config: PipelineConfig, path: Path) -> PipelineConfig:
-    """Fill in the root, make local paths absolute, check the stages' names."""
-    from pipelines.registry import STAGES
-
-    for name in config.stages:
-        if name not in STAGES:
-            raise UserError(f"stages lists {name!r}, which is not a stage; there are: {', '.join(STAGES)}")
+def settle(config: Pipeline, name: str) -> Pipeline:
+    """Fill in the root and inherited settings, make local paths absolute, check the stages' names."""
+    for stage in config.stages:
+        if stage not in config.registry:
+            raise UserError(f"stages lists {stage!r}, which is not a stage; there are: {', '.join(config.registry)}")
     if not 0 <= config.max_failure_rate <= 1:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} is wrong: it is a share between 0 and 1")
-    root = absolute(config.root or f"runs/{path.stem}", "root")
-    download, chunks = config.download, config.import_chunks
-    if download.directory.path and download.source == "directory":
-        place = absolute(download.directory.path, "download.directory.path")
-        download = replace(download, directory=replace(download.directory, path=place))
-    # These two are read by the driver alone, which a submitted job brings with its working directory.
-    if download.captions.path and not is_remote(download.captions.path):
-        download = replace(download, captions=replace(download.captions, path=os.path.abspath(download.captions.path)))
-    if download.objaverse.uids_file:
-        uids_file = os.path.abspath(download.objaverse.uids_file)
-        download = replace(download, objaverse=replace(download.objaverse, uids_file=uids_file))
-    if chunks.path:
-        chunks = replace(chunks, path=absolute(chunks.path, "import_chunks.path"))
-    tokens = config.cache_tokens
-    if tokens.model:
-        tokens = replace(tokens, model=absolute(tokens.model, "cache_tokens.model"))
-    conditions = config.cache_conditions
-    conditions = replace(
-        conditions,
-        text_weights=_weights(conditions.text_weights, "cache_conditions.text_weights"),
-        image_weights=_weights(conditions.image_weights, "cache_conditions.image_weights"),
-    )
-    generators = {
-        name: replace(section, vqvae=absolute(section.vqvae, f"{name}.vqvae") if section.vqvae else tokens.model)
-        for name, section in (("train_ar", config.train_ar), ("train_ar_image", config.train_ar_image))
-    }
-    captioners = {
-        name: _settle_captioner(section, name, tokens.model)
-        for name, section in (("train_llm_projector", config.train_llm_projector), ("train_llm", config.train_llm))
-    }
-    caption = config.caption
-    described: dict[str, Any] = {
-        n: absolute(getattr(caption, n), f"caption.{n}") for n in ("model", "vqvae") if getattr(caption, n)
-    }
-    generate = _settle_generate(config.generate, generators["train_ar"].vqvae)
-    begun = {
-        name: replace(section, init_from=absolute(section.init_from, f"{name}.init_from"))
-        for name, section in {**vars(config), **generators, **captioners}.items()
-        if getattr(section, "init_from", "")
-    }
-    return replace(
-        config,
-        **{**generators, **captioners, **begun},
-        root=root,
-        download=download,
-        import_chunks=chunks,
-        cache_tokens=tokens,
-        cache_conditions=conditions,
-        generate=generate,
-        caption=replace(caption, **({"vqvae": tokens.model} | described)),
-    )
+
+    def place(value: str, key: str, reader: Reader) -> str:
+        return value if value in config.registry else placed(value, key, reader)
+
+    sections = {n: with_places(getattr(config, n), n, place) for n in config.registry}
+    sections = {n: replace(s, **settled_by_list(s, config.stages)) for n, s in sections.items()}
+    return replace(config, root=absolute(config.root or f"runs/{name}", "root"), **_inherit(sections))
 
 
-def _settle_captioner(section: TrainLLMConfig, name: str, model: str) -> TrainLLMConfig:
-    """Local places made absolute; without a VQVAE of its own the one that the codes are made with."""
-    vqvae = absolute(section.vqvae, f"{name}.vqvae") if section.vqvae else model
-    task = replace(section.task, lm=_weights(section.task.lm, f"{name}.task.lm"))
-    return replace(section, vqvae=vqvae, task=task)
+def _inherit(sections: dict[str, Any]) -> dict[str, Any]:
+    """The sections with the settings that they take from each other."""
+
+    def value(path: str, *before: str) -> Any:
+        if path in before:
+            raise ValueError(f"the default of {path} depends on itself, by {' and '.join(before)}")
+        name, *parts = path.split(".")
+        if not parts:
+            return settled(name, *before, path)
+        first, *rest = parts
+        pending = dict(inherited(sections[name]))
+        found = value(pending[first], *before, path) if first in pending else getattr(sections[name], first)
+        for part in rest:
+            found = getattr(found, part)
+        return found
+
+    def settled(name: str, *before: str) -> Any:
+        return replace(sections[name], **{f: value(path, *before) for f, path in inherited(sections[name])})
+
+    return {name: settled(name) for name in sections}
 
 
-def _settle_generate(section: GenerateConfig, vqvae: str) -> GenerateConfig:
-    """Local places made absolute; without a VQVAE of its own the one that the generators are trained with."""
-    places = {n: getattr(section, n) for n in ("vqvae", "text_model", "image_model")}
-    found: dict[str, Any] = {n: absolute(place, f"generate.{n}") for n, place in places.items() if place}
-    if section.prompts:
-        found["prompts"] = os.path.abspath(section.prompts)
-    weights = {n: _weights(getattr(section, n), f"generate.{n}") for n in ("text_weights", "image_weights")}
-    return replace(section, **{"vqvae": vqvae, **found, **weights})
+def placed(value: str, key: str, reader: Reader) -> str:
+    """A place as every process that reads it will understand it.
 
-
-def _settle_evaluate(config: PipelineConfig) -> EvaluateConfig:
-    """What the stages train is evaluated, as `generate` and `caption` use it, by the distance that trained the VQVAE."""
-    section, generate, trained = config.evaluate, config.generate, config.train_vqvae
-    inherited: dict[str, Any] = {n: getattr(generate, n) for n in ("vqvae", "text_model", "image_model")}
-    inherited |= {"captioner": config.caption.model}
-    found = {n: absolute(getattr(section, n), f"evaluate.{n}") for n in inherited if getattr(section, n)}
-    weights = ("text_weights", "image_weights")
-    found |= {n: _weights(getattr(section, n), f"evaluate.{n}") or getattr(generate, n) for n in weights}
-    wanted: dict[str, Any] = {
-        n: stage in config.stages for n, stage in STAGES_OF.items() if getattr(section, n) is None
-    }
-    if section.perceptual == "auto":
-        inherited |= {"perceptual": trained.perceptual}
-    if section.lpips == PerceptualConfig():
-        inherited |= {"lpips": trained.task.perceptual}
-    return replace(section, **(inherited | found | wanted))
-
-
-def _weights(place: str, key: str) -> str:
-    """A folder as every process will understand it; what is no folder is a repository of the hub."""
-    return absolute(place, key) if os.path.isdir(os.path.expanduser(place)) else place
+    Raises:
+        UserError: inside a submitted job, a relative path that the nodes would have to read.
+    """
+    if reader == "driver":
+        return value if is_remote(value) else os.path.abspath(os.path.expanduser(value))
+    if reader == "weights" and not os.path.isdir(os.path.expanduser(value)):
+        return value
+    return absolute(value, key)
 
 
 def absolute(place: str, key: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from sar3d.ar.config import ARConfig, ConditionKind
+from sar3d.ar.config import ARConfig
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
 from sar3d.vqvae.config import VQVAEConfig
 
 
-def convert(path: str, out: str, say: Callable[[str], None], **options: Any) -> int:
+def convert(path: str, out: str, log: Callable[[str], None], **options: Any) -> int:
     """Convert the checkpoint at `path` into the folder `out` and say what was inferred; returns the exit code.
 
     Args:
@@ -27,12 +28,12 @@ def convert(path: str, out: str, say: Callable[[str], None], **options: Any) -> 
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     save_pretrained(model, out, extra={_ORIGIN: Path(path).name, "sha256": digest})
-    kind, sizes, taken = _described(model.config)
-    say(f"{path}: a published {kind} of {sum(p.numel() for p in model.parameters()):,} parameters")
-    say(sizes)
+    kind, sizes, taken = _described(model)
+    log(f"{path}: a published {kind} of {sum(p.numel() for p in model.parameters()):,} parameters")
+    log(sizes)
     if guessed := [f"{flag} {value}" for flag, value in taken.items() if options.get(_option(flag)) is None]:
-        say(f"taken for granted, since tensor shapes do not tell it: {' '.join(guessed)}")
-    say(f"saved in {out}")
+        log(f"taken for granted, since tensor shapes do not tell it: {' '.join(guessed)}")
+    log(f"saved in {out}")
     return 0
 
 
@@ -51,22 +52,24 @@ def _check_target(out: Path) -> None:
         raise UserError(f"{out} holds a model that was not converted: choose another folder for --out")
 
 
-def _described(config: VQVAEConfig | ARConfig) -> tuple[str, str, dict[str, Any]]:
+def _described(model: Any) -> tuple[str, str, dict[str, Any]]:
     """What the model is, its sizes, and what tensor shapes do not tell, by option."""
+    config: VQVAEConfig | ARConfig = model.config
     if isinstance(config, ARConfig):
         sizes = (
-            f"{config.depth} blocks × {config.width}, {config.heads} heads, {config.codes} codes of {config.dim}, "
-            f"{config.tokens} tokens at scales {list(config.scales)}, conditions of {config.condition_width} channels"
+            f"{config.depth} blocks × {config.width}, {config.heads} heads, {config.codebook_size} codes of {config.code_dim}, "
+            f"{config.tokens} tokens at scales {list(config.scales)}, conditions of {config.context_dim} channels"
         )
         return "transformer", sizes, {"--condition": config.condition}
     encoder, quantizer, decoder = config.encoder, config.quantizer, config.decoder
     sizes = (
         f"{encoder.views} views of {config.resolution}², encoder {encoder.channels} × {list(encoder.multipliers)}, "
-        f"{quantizer.codes} codes of {quantizer.dim}, {config.tokens} tokens at scales {list(quantizer.scales)}, "
+        f"{quantizer.codebook_size} codes of {quantizer.code_dim}, {config.tokens} tokens at scales {list(quantizer.scales)}, "
         f"decoder of {decoder.depth} blocks × {decoder.width}, triplane 3 × {decoder.plane_channels} × "
         f"{config.plane_side}²"
     )
-    return "VQVAE", sizes, {"--decoder-heads": decoder.heads, "--encoder-heads": encoder.attention_heads}
+    kind = "VQVAE with FlexiCubes" if hasattr(model, "heads") else "VQVAE"
+    return kind, sizes, {"--decoder-heads": decoder.heads, "--encoder-heads": encoder.attention_heads}
 
 
 def add_command(commands: Any) -> None:
@@ -83,10 +86,10 @@ def add_command(commands: Any) -> None:
 
 
 def _call(parsed: argparse.Namespace) -> int:
-    from pipelines.runtime.progress import say
+    from pipelines.runtime.progress import log
 
     names = ("decoder_heads", "encoder_heads", "condition", "scales")
-    return convert(parsed.published, parsed.out, say, **{name: getattr(parsed, name) for name in names})
+    return convert(parsed.published, parsed.out, log, **{name: getattr(parsed, name) for name in names})
 
 
 def _positive(text: str) -> int:

@@ -8,11 +8,16 @@ import pyarrow as pa
 
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
-from pipelines.runtime.stage import Context, Row, Say, Stage
-from pipelines.runtime.store import is_remote, join
-from pipelines.sources.base import Source
+from pipelines.runtime.stage import Context, Log, Row, Stage
 from pipelines.sources.config import DownloadConfig, make_source
 from sar3d.errors import ObjectError
+
+ATTRIBUTES = pa.struct(
+    [
+        *(pa.field(name, pa.string()) for name in ("family", "style", "main", "accent", "pattern")),
+        pa.field("parts", pa.list_(pa.string())),
+    ]
+)
 
 OBJECTS = pa.schema(
     [
@@ -27,32 +32,31 @@ OBJECTS = pa.schema(
         pa.field("licence", pa.string()),
         pa.field("author", pa.string()),
         pa.field("source", pa.string()),
+        pa.field("attributes", ATTRIBUTES, metadata={"about": "of procedural objects"}),
+        pa.field("held_out", pa.string(), metadata={"about": "why no training reads the object; null: it may be read"}),
     ]
 )
 
 
-def source_of(config: Any) -> Source:
-    """The source of a whole configuration's objects."""
-    return make_source(config.download, join(config.root, "download", "files"))
-
-
 class DownloadStage(Stage[DownloadConfig]):
     name = "download"
-    version = 1
+    section = DownloadConfig
+    writes = "objects"
+    version = 2
     about = "list the objects of a source, transfer what is not here yet, check and describe it"
 
-    def identity(self, context: Context[DownloadConfig]) -> Any:
+    def identity(self, context: Context[DownloadConfig]) -> dict[str, Any]:
         # Which objects are chosen shows in the listing; how one becomes a row depends on the kind of source alone.
         return {"source": context.config.source}
 
-    def items(self, context: Context[DownloadConfig], say: Say) -> Iterable[Item]:
-        return source_of(context.everything).items()
+    def items(self, context: Context[DownloadConfig], log: Log) -> Iterable[Item]:
+        return make_source(context.config, context.files).items()
 
     def schema(self, context: Context[DownloadConfig]) -> pa.Schema:
         return OBJECTS
 
     def process(self, context: Context[DownloadConfig], items: list[Item]) -> Iterator[Row | Failure]:
-        source = source_of(context.everything)
+        source = make_source(context.config, context.files)
 
         def fetch(item: Item) -> Row | Failure:
             try:
@@ -65,24 +69,16 @@ class DownloadStage(Stage[DownloadConfig]):
         with ThreadPoolExecutor(context.config.concurrency, thread_name_prefix="fetch") as pool:
             yield from pool.map(fetch, items)
 
-    def places(self, context: Context[DownloadConfig]) -> list[str]:
-        return local_places(context.everything)
-
     def summary(self, context: Context[DownloadConfig], output: Output) -> dict[str, float]:
         from pipelines.runtime.reading import read_rows
 
-        totals = {"objects_without_caption": 0, "captions": 0, "bytes": 0}
-        for row in read_rows(output, ["captions", "bytes"]):
+        totals = {"objects_without_caption": 0, "captions": 0, "bytes": 0, "held_out": 0}
+        for row in read_rows(output, ["captions", "bytes", "held_out"]):
             totals["objects_without_caption"] += not row["captions"]
             totals["captions"] += len(row["captions"] or [])
             totals["bytes"] += row["bytes"]
+            totals["held_out"] += row["held_out"] is not None
         return {k: float(v) for k, v in totals.items()}
-
-
-def local_places(config: Any) -> list[str]:
-    """The source's local folder, which every node must see."""
-    path = config.download.directory.path
-    return [path] if config.download.source == "directory" and path and not is_remote(path) else []
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """`sar3d gc`: what no current output refers to."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from pipelines.registry import STAGES
 from pipelines.runtime.engine import current
+from pipelines.runtime.inputs import Model, declared
 from pipelines.runtime.lease import is_held
 from pipelines.runtime.output import Output, outputs
-from pipelines.runtime.progress import say
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.progress import log
 from sar3d.errors import UserError
 
 
-def collect(configs: list[Any], delete: bool) -> int:
+def collect(configs: list[Pipeline], delete: bool) -> int:
     """List the files under the configurations' common root that none of their current outputs needs; then delete them.
 
     Kept: each configuration's current output of every stage, finished or not, the shards that it refers to in other
@@ -28,7 +29,7 @@ def collect(configs: list[Any], delete: bool) -> int:
     for name, stage in STAGES.items():
         kept = {o.fingerprint for config in configs if (o := current(stage, config)) is not None}
         if not kept and any(outputs(root, name)):
-            say(f"{name}: left alone, no given configuration has run it here")
+            log(f"{name}: left alone, no given configuration has run it here")
             continue
         kept |= {o.fingerprint for config in configs for o in outputs(root, name) if _is_named(config, o)}
         for output in outputs(root, name):
@@ -37,7 +38,7 @@ def collect(configs: list[Any], delete: bool) -> int:
                 continue
             size = sum(output.store.size(n) for n in names)
             total, count = total + size, count + len(names)
-            say(f"{name} {output.fingerprint}: {len(names)} files, {size / 1e6:,.1f} MB")
+            log(f"{name} {output.fingerprint}: {len(names)} files, {size / 1e6:,.1f} MB")
             if delete:
                 # _SUCCESS goes first: what is half deleted must not look finished.
                 output.store.delete([n for n in names if n == "_SUCCESS"])
@@ -45,17 +46,15 @@ def collect(configs: list[Any], delete: bool) -> int:
                 if output.fingerprint not in kept:
                     output.store.prune()
     verb = "deleted" if delete else "would be deleted; add --delete to do it"
-    say(f"{count} files, {total / 1e6:,.1f} MB {verb}")
+    log(f"{count} files, {total / 1e6:,.1f} MB {verb}")
     return 0
 
 
-_MODEL_SETTINGS = ("init_from", "model", "vqvae", "text_model", "image_model")
-
-
-def _is_named(config: Any, output: Output) -> bool:
+def _is_named(config: Pipeline, output: Output) -> bool:
     """Whether a configuration has a model of this output in one of its settings."""
-    places = [getattr(section, key, "") for section in vars(config).values() for key in _MODEL_SETTINGS]
-    return any(place == output.url or place.startswith(f"{output.url}/") for place in places if isinstance(place, str))
+    sections = [config.section(stage) for stage in STAGES.values()]
+    places = [getattr(section, name) for section in sections for name, _ in declared(section, Model)]
+    return any(place == output.url or place.startswith(f"{output.url}/") for place in places)
 
 
 def _referred(root: str, stage: str, kept: set[str]) -> set[str]:

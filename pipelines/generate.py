@@ -1,29 +1,30 @@
-"""`sar3d generate`: a text or a picture to a 3D object; and the stage `generate`: many prompts, on a cluster."""
+"""Stage `generate`: 3D objects from many prompts, on a cluster. For one prompt see `pipelines.commands.generate`."""
 
-import argparse
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from pipelines.caching.devices import Device, worker_gpus
-from pipelines.exported import CAPTIONER_STAGE, TOKENIZER_STAGE, Exported, check_same
-from pipelines.generating.models import GENERATOR_STAGES, GeneratorRef, configured, generator_of
+from pipelines.generating.models import encoder_ids, generators_of
+from pipelines.generating.prompts import content_of, dataset_items, file_items
+from pipelines.runtime.inputs import driver_file, model, rows, same_as, weights
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
 from pipelines.runtime.store import is_remote
 from sar3d.ar.decoding_config import Decoding, decoding
+from sar3d.conditions.kinds import CONDITION_KINDS, ConditionKind
+from sar3d.data.held_out import HeldOut
 from sar3d.errors import UserError
 from sar3d.export.config import ExportSettings
-from sar3d.generate.prompts import KINDS, Kind
+from sar3d.llm.config import CaptionDecoding
 from sar3d.pictures import Preparation
 
 if TYPE_CHECKING:
-    from pipelines.generating.worker import Maker
+    from pipelines.generating.worker import GeneratorWorker
 
 LISTING: dict[str, Any] = {"identity": "listing"}
 HARDWARE: dict[str, Any] = {"identity": False}
@@ -35,31 +36,39 @@ class GenerateConfig(StageConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    prompts: str = field(default="", metadata=LISTING)
+    prompts: str = driver_file()
     """File of prompts (.jsonl, .json, .yaml, .csv) with id, text or image, and seed; empty: objects of the dataset, by
     their captions and by views of them, to be compared with what they should look like."""
-    kinds: tuple[Kind, ...] = field(default=KINDS, metadata=LISTING)
+    kinds: tuple[ConditionKind, ...] = field(default=CONDITION_KINDS, metadata=LISTING)
     """Kinds of prompts; each needs its generator."""
     objects: int = field(default=4, metadata=LISTING)
     """Without `prompts`: objects that are prompts."""
-    views: Literal["render", "import_chunks"] = field(default="render", metadata=LISTING)
+    text_objects: str = rows("objects", default="download", when=lambda g: not g.prompts and "text" in g.kinds)
+    """Without `prompts`: the stage whose objects' captions are prompts."""
+    views: str = rows("views", default="render", when=lambda generate: not generate.prompts)
     """Without `prompts`: the stage whose views are prompts and what the objects should look like."""
+    held_out: HeldOut = same_as("train_vqvae.data.held_out")
+    """Without `prompts`: the views that the tokenizer's training was not given; they prompt, and are compared."""
     seed: int = field(default=0, metadata=LISTING)
     """Of prompts that name none."""
-    vqvae: str = field(default="", metadata=LISTING)
-    """Folder or URL of the VQVAE; default: what `train_vqvae` made of this configuration. Models count by their digests."""
-    text_model: str = field(default="", metadata=LISTING)
-    """Folder or URL of the generator for texts; default: what `train_ar` made."""
-    image_model: str = field(default="", metadata=LISTING)
-    """Folder or URL of the generator for pictures; default: what `train_ar_image` made."""
-    text_weights: str = field(default="", metadata=LISTING)
+    vqvae: str = model("vqvae", of="train_vqvae", inherit="cache_tokens.vqvae")
+    """The VQVAE: a folder, a URL, or a stage that trains one; default: that of `cache_tokens`. Digests count."""
+    text_model: str = model("ar", of="train_ar", when=lambda generate: "text" in generate.kinds)
+    """The generator for texts."""
+    image_model: str = model("ar", of="train_ar_image", when=lambda generate: "image" in generate.kinds)
+    """The generator for pictures."""
+    text_weights: str = weights()
     """Folder, or repository of the Hugging Face hub, with the text encoder's weights; default: where training had them."""
-    image_weights: str = field(default="", metadata=LISTING)
+    image_weights: str = weights()
     """As `text_weights`."""
     caption: bool = False
-    """Whether a captioner describes what was made; its question and decoding are those of the section `caption`."""
-    captioner: str = field(default="", metadata=LISTING)
-    """Folder or URL of the captioner; default: what `train_llm` made."""
+    """Whether a captioner describes what was made."""
+    captioner: str = model("llm", of="train_llm", inherit="caption.captioner", when=lambda generate: generate.caption)
+    """The captioner: a folder, a URL, or a stage that trains one; default: that of `caption`."""
+    question: str = same_as("caption.question")
+    """What the captioner is asked; default: as `caption` has it."""
+    caption_decoding: CaptionDecoding = same_as("caption.decoding")
+    """How the captioner writes; default: as `caption` has it."""
     preset: str = "released"
     """Name of the decoding: released, preview, evaluation, timing, wild or greedy."""
     guidance: float | None = None
@@ -96,171 +105,87 @@ class GenerateConfig(StageConfig):
             raise UserError("generate.captioner names who describes what was made: set generate.caption=true as well")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise UserError("generate.kinds is wrong: give text, image or both, each once")
-        self.decoding()
+        _ = self.decoding  # raises for a wrong one
 
+    @property
     def decoding(self) -> Decoding:
         """The preset with the changes. Raises `UserError` for one that is not there or a value out of its range."""
         names = ("guidance", "top_k", "top_p", "temperature", "smooth")
         return decoding(self.preset, **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
 
 
-@dataclass(frozen=True)
-class Models:
-    """The models that the settings mean, not loaded."""
-
-    vqvae: Exported
-    generators: dict[Kind, GeneratorRef]
-    encoders: dict[Kind, tuple[str, str]]
-    """Name and weights."""
-    captioner: Exported | None = None
-
-
 class GenerateStage(Stage[GenerateConfig]):
     name = "generate"
+    section = GenerateConfig
+    writes = "generated"
     version = 1
     stateful = True
     about = "generate 3D objects from texts and pictures: one prompt, a file of them, or objects of the dataset"
 
-    def reads(self, section: GenerateConfig) -> tuple[str, ...]:
-        names = [] if section.vqvae else [TOKENIZER_STAGE]
-        names += [GENERATOR_STAGES[kind] for kind in section.kinds if not getattr(section, f"{kind}_model")]
-        names += [CAPTIONER_STAGE] if section.caption and not section.captioner else []
-        if not section.prompts:
-            names += [section.views, *(["download"] if "text" in section.kinds else [])]
-        return tuple(names)
-
     def check(self, context: Context[GenerateConfig]) -> None:
-        from pipelines.generating.models import encoder_ids
+        encoder_ids(generators_of(context, context.config.kinds))
 
-        encoder_ids(models_of(context).encoders)
-
-    def identity(self, context: Context[GenerateConfig]) -> Any:
-        from pipelines.generating.models import encoder_ids
-        from pipelines.generating.prompts import content_of
-
-        config, models = context.config, models_of(context)
-        # What is listed counts by itself where a stage has no inputs, and then may grow.
-        asked = [list(config.kinds), config.objects, config.seed, content_of(config.prompts)]
+    def identity(self, context: Context[GenerateConfig]) -> dict[str, Any]:
+        config = context.config
+        # What is listed counts by itself where a stage reads no rows, and then may grow.
+        listing = [list(config.kinds), config.objects, config.seed, content_of(config.prompts)]
+        encoders = encoder_ids(generators_of(context, config.kinds))
         return {
-            "listing": asked if context.inputs else [],
-            "vqvae": models.vqvae.digest,
-            "generators": {kind: ref.model.digest for kind, ref in models.generators.items()},
-            "encoders": encoder_ids(models.encoders),
-            "decoding": dataclasses.asdict(config.decoding()),
-            "precision": config.precision,
-            "preparation": dataclasses.asdict(config.preparation),
-            "export": dataclasses.asdict(config.export),
-            "caption": None if models.captioner is None else [models.captioner.digest, _asked(context)],
+            **super().identity(context),
+            "listing": listing if context.rows else [],
+            "encoders": encoders,
+            "decoding": asdict(config.decoding),
         }
 
-    def items(self, context: Context[GenerateConfig], say: Say) -> Iterable[Item]:
-        from pipelines.generating.prompts import dataset_items, file_items
-
+    def items(self, context: Context[GenerateConfig], log: Log) -> Iterable[Item]:
         config = context.config
         if config.prompts:
             return file_items(config.prompts, config.kinds, config.seed)
-        views, objects = context.inputs[config.views], context.inputs.get("download")
-        return dataset_items(views, objects, config.kinds, config.objects, config.seed, say)
+        views, objects = context.rows["views"], context.rows.get("text_objects")
+        return dataset_items(views, objects, config.kinds, config.objects, config.seed, log)
 
     def schema(self, context: Context[GenerateConfig]) -> pa.Schema:
         from pipelines.generating.rows import generated_schema
 
-        models = models_of(context)
-        quantizer = models.vqvae.config["quantizer"]
-        return generated_schema(models.vqvae.digest, quantizer["scales"], quantizer["codes"])
+        vqvae = context.models["vqvae"]
+        quantizer = vqvae.config["quantizer"]
+        return generated_schema(vqvae.digest, quantizer["scales"], quantizer["codebook_size"])
 
-    def places(self, context: Context[GenerateConfig]) -> list[str]:
-        config = context.config
+    def shared_paths(self, context: Context[GenerateConfig]) -> list[str]:
         # The driver alone reads the prompts; the pictures that they name are read by every node.
-        pictures = os.path.dirname(config.prompts) if "image" in config.kinds else ""
-        named = (config.vqvae, config.text_model, config.image_model, config.captioner, pictures)
-        return [place for place in named if place and not is_remote(place)]
+        prompts = context.config.prompts
+        pictures = [os.path.dirname(prompts)] if prompts and "image" in context.config.kinds else []
+        return [*super().shared_paths(context), *(place for place in pictures if not is_remote(place))]
 
     def gpus(self, config: GenerateConfig, available: float) -> float:
         return worker_gpus(config.device, config.gpus, available)
 
-    def open(self, context: Context[GenerateConfig]) -> "Maker":
-        from pipelines.generating.worker import open_maker
+    def open(self, context: Context[GenerateConfig]) -> "GeneratorWorker":
+        from pipelines.generating.worker import open_generator_worker
 
-        return open_maker(context.everything, models_of(context))
+        return open_generator_worker(context)
 
     def process(self, context: Context[GenerateConfig], items: list[Item]) -> Iterator[Row | Failure]:
-        maker: Maker = context.state
-        yield from maker.make(items)
+        generator: GeneratorWorker = context.state
+        yield from generator.make(items)
 
-    def artifacts(self, context: Context[GenerateConfig], output: Output, say: Say) -> dict[str, bytes]:
-        from pipelines.generating.sheet import contact_sheet, kept_objects
+    def artifacts(self, context: Context[GenerateConfig], output: Output, log: Log) -> dict[str, bytes]:
+        from pipelines.generating.contact_sheet import contact_sheet, kept_objects
         from pipelines.generating.unpack import unpack
 
         if context.config.unpack:
             unpack(output)
-            say(f"generate: the files of each object are in {output.store.address('files')}/<id>/")
+            log(f"generate: the files of each object are in {output.store.address('files')}/<id>/")
         sheet = contact_sheet(output)
         if sheet is None:
             return {}
-        say(f"generate: contact sheet {output.store.address('artifacts/contact_sheet.png')}")
+        log(f"generate: contact sheet {output.store.address('artifacts/contact_sheet.png')}")
         return {"contact_sheet.png": sheet, **kept_objects(output)}
 
     def summary(self, context: Context[GenerateConfig], output: Output) -> dict[str, float]:
         from pipelines.generating.rows import seconds_of
 
         return seconds_of(output)
-
-
-def models_of(context: Context[GenerateConfig]) -> Models:
-    """What the settings mean. Raises `UserError` where a model is missing, or does not belong to the others."""
-    from pipelines.generating.models import encoder_of
-
-    config, inputs = context.config, context.inputs
-    vqvae = configured(config.vqvae, "vqvae", inputs.get(TOKENIZER_STAGE))
-    generators: dict[Kind, GeneratorRef] = {}
-    for kind in config.kinds:
-        model = configured(getattr(config, f"{kind}_model"), "ar", inputs.get(GENERATOR_STAGES[kind]))
-        generators[kind] = generator_of(model, kind, vqvae)
-    encoders = {kind: encoder_of(ref, kind, getattr(config, f"{kind}_weights")) for kind, ref in generators.items()}
-    captioner = None
-    if config.caption:
-        captioner = configured(config.captioner, "llm", inputs.get(CAPTIONER_STAGE))
-        check_same(captioner, vqvae, "captioner", "generate")
-    return Models(vqvae, generators, encoders, captioner)
-
-
-def _asked(context: Context[GenerateConfig]) -> list[Any]:
-    """What decides a caption besides the captioner."""
-    section = context.everything.caption
-    return [section.question, dataclasses.asdict(section.decoding)]
-
-
-def add_command(commands: Any) -> None:
-    """Add `generate` to the subparsers of the command line: one prompt, or the stage."""
-    from pipelines.cli import work_options
-    from pipelines.generating.command import add_options
-
-    sub = commands.add_parser(
-        "generate",
-        help=GenerateStage.about,
-        description="Generate 3D objects. With --text or --image: for one prompt, on this machine. With --config alone: the "
-        "stage, on a cluster, for a file of prompts or for objects of the dataset.",
-    )
-    add_options(sub)
-    work_options(sub, required=False)
-    sub.set_defaults(call=_call, stage=GenerateStage.name)
-
-
-def _call(parsed: argparse.Namespace) -> int:
-    if parsed.text is not None or parsed.image is not None:
-        from pipelines.generating.command import generate_once
-
-        return generate_once(parsed)
-    if parsed.config is None:
-        raise UserError(
-            "what is to be generated? Give --text or --image, or --config for the prompts of a configuration's stage"
-        )
-    from pipelines.cli import stage_command
-    from pipelines.generating.command import check_no_prompt
-
-    check_no_prompt(parsed)
-    return stage_command(parsed)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """Stage `import_chunks`: the published SAR3D training chunks as a `views` dataset."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
+from pipelines.runtime.inputs import folder
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import read_rows
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
 from pipelines.runtime.store import is_remote
-from sar3d.data.chunks import ChunkRef, list_chunks, read_chunk
-from sar3d.data.views import views_schema
+from sar3d.data.formats.chunks import ChunkRef, list_chunks, read_chunk
+from sar3d.data.formats.views import views_schema
 from sar3d.errors import ObjectError, UserError
 
 RESOLUTION = 256
@@ -25,13 +26,15 @@ class ImportChunksConfig(StageConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    path: str = field(default="", metadata={"identity": "listing"})
+    path: str = folder()
     """The folder that holds dataset.json, visible to every node."""
 
 
 class ImportChunksStage(Stage[ImportChunksConfig]):
     name = "import_chunks"
-    version = 1
+    section = ImportChunksConfig
+    writes = "views"
+    version = 2
     about = "convert the published multi-view training chunks into views"
 
     def check(self, context: Context[ImportChunksConfig]) -> None:
@@ -40,10 +43,7 @@ class ImportChunksStage(Stage[ImportChunksConfig]):
         if is_remote(context.config.path):
             raise UserError(f"import_chunks.path={context.config.path} is a URL; give a folder that every node mounts")
 
-    def identity(self, context: Context[ImportChunksConfig]) -> Any:
-        return {}
-
-    def items(self, context: Context[ImportChunksConfig], say: Say) -> Iterable[Item]:
+    def items(self, context: Context[ImportChunksConfig], log: Log) -> Iterable[Item]:
         root = Path(context.config.path)
         items = []
         for ref in list_chunks(root):
@@ -55,9 +55,6 @@ class ImportChunksStage(Stage[ImportChunksConfig]):
     def schema(self, context: Context[ImportChunksConfig]) -> pa.Schema:
         return views_schema(RESOLUTION)
 
-    def places(self, context: Context[ImportChunksConfig]) -> list[str]:
-        return [context.config.path]
-
     def process(self, context: Context[ImportChunksConfig], items: list[Item]) -> Iterator[Row | Failure]:
         root = Path(context.config.path)
         for item in items:
@@ -66,8 +63,8 @@ class ImportChunksStage(Stage[ImportChunksConfig]):
             except ObjectError as error:
                 yield Failure(item["uid"], item["uid"], self.name, error.kind, error.reason, 1, error.stderr)
 
-    def artifacts(self, context: Context[ImportChunksConfig], output: Output, say: Say) -> dict[str, bytes]:
-        from sar3d.data.sheet import contact_sheet
+    def artifacts(self, context: Context[ImportChunksConfig], output: Output, log: Log) -> dict[str, bytes]:
+        from sar3d.data.contact_sheet import contact_sheet
 
         sheet = contact_sheet(read_rows(output, batch=2))
         return {"contact_sheet.png": sheet} if sheet is not None else {}

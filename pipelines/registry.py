@@ -1,7 +1,10 @@
 """The stages there are, by name, in the order in which data flows through them."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pipelines import config
 from pipelines.cache_conditions import CacheConditionsStage
 from pipelines.cache_tokens import CacheTokensStage
 from pipelines.caption import CaptionStage
@@ -10,14 +13,14 @@ from pipelines.evaluate import EvaluateStage
 from pipelines.generate import GenerateStage
 from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
+from pipelines.runtime.pipeline import Pipeline, pipeline_of
 from pipelines.runtime.stage import StageBase
 from pipelines.train_ar import TrainARImageStage, TrainARStage
 from pipelines.train_llm import TrainLLMProjectorStage, TrainLLMStage
 from pipelines.train_vqvae import TrainVQVAEStage
 
-STAGES: dict[str, StageBase[Any]] = {
-    stage.name: stage
-    for stage in (
+PipelineConfig = pipeline_of(
+    (
         DownloadStage(),
         RenderStage(),
         ImportChunksStage(),
@@ -32,4 +35,12 @@ STAGES: dict[str, StageBase[Any]] = {
         GenerateStage(),
         EvaluateStage(),
     )
-}
+)
+"""The whole configuration: everything that a run needs to know. Each section is documented where it is defined."""
+
+STAGES: Mapping[str, StageBase[Any]] = PipelineConfig.registry
+
+
+def load(file: str | Path, overrides: list[str]) -> Pipeline:
+    """Read a configuration of this project's stages. Raises `UserError` naming the key that is wrong."""
+    return config.load(file, overrides, PipelineConfig)

@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.runtime.stage import Say
+from pipelines.runtime.stage import Log
 from pipelines.runtime.store import Store
 from sar3d.errors import UserError
 
 NAME = "report.html"
 
 
-def report(root: str, say: Say, *, config: Any = None, out: str | None = None, objects: int | None = None) -> str:
+def report(root: str, log: Log, *, config: Any = None, out: str | None = None, objects: int | None = None) -> str:
     """Write the page of a root; returns where it is.
 
     Args:
@@ -24,18 +24,18 @@ def report(root: str, say: Say, *, config: Any = None, out: str | None = None, o
         UserError: there is nothing under the root, or the file cannot be written.
     """
     from pipelines.reporting.collect import collect
-    from pipelines.reporting.content import Limits
+    from pipelines.reporting.content import PageLimits
     from pipelines.reporting.page import render
 
-    limits = Limits() if objects is None else Limits(objects=objects)
+    limits = PageLimits() if objects is None else PageLimits(objects=objects)
     collected = collect(root, config, limits)
     data = render(collected).encode()
     store, name = (Store(root), NAME) if out is None else (Store(str(Path(out).absolute().parent)), Path(out).name)
     store.put(name, data)
     for note in collected.notes:
-        say(f"report: {note}")
+        log(f"report: {note}")
     where = store.address(name)
-    say(f"report: open it in a browser: {where} ({len(data) / 1e6:.1f} MB)")
+    log(f"report: open it in a browser: {where} ({len(data) / 1e6:.1f} MB)")
     return where
 
 
@@ -51,8 +51,9 @@ def add_command(commands: Any) -> None:
 
 
 def _call(parsed: argparse.Namespace) -> int:
-    from pipelines.config import absolute, load
-    from pipelines.runtime.progress import say
+    from pipelines.config import absolute
+    from pipelines.registry import load
+    from pipelines.runtime.progress import log
 
     if parsed.objects is not None and parsed.objects < 0:
         raise UserError(f"--objects {parsed.objects} is wrong: it is a number of objects from 0 on")
@@ -60,9 +61,9 @@ def _call(parsed: argparse.Namespace) -> int:
     roots = [word for word in parsed.words if "=" not in word]
     if parsed.config and not roots:
         config = load(parsed.config, overrides)
-        report(config.root, say, config=config, out=parsed.out, objects=parsed.objects)
+        report(config.root, log, config=config, out=parsed.out, objects=parsed.objects)
         return 0
     if parsed.config or overrides or len(roots) != 1:
         raise UserError("sar3d report takes one root, or --config with overrides: for example `sar3d report runs/demo`")
-    report(absolute(roots[0], "root"), say, out=parsed.out, objects=parsed.objects)
+    report(absolute(roots[0], "root"), log, out=parsed.out, objects=parsed.objects)
     return 0

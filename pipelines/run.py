@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.registry import STAGES
-from pipelines.runtime.engine import Options, current, upstream_of
+from pipelines.runtime.engine import Options, is_finished
 from pipelines.runtime.interrupt import Interrupted
-from pipelines.runtime.progress import say
-from pipelines.runtime.stage import StageReport
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.progress import log
+from pipelines.runtime.runner import run
+from pipelines.runtime.stage import StageBase, StageReport
 from pipelines.runtime.store import Store
 from pipelines.runtime.tracking import place
 from sar3d.errors import UserError
@@ -24,7 +26,7 @@ PAGE = "report"
 
 
 def run_stages(
-    config: Any, names: Sequence[str], options: Options, *, listed: Sequence[str] = (), page: bool = False
+    config: Pipeline, names: Sequence[str], options: Options, *, listed: Sequence[str] = (), page: bool = False
 ) -> int:
     """Run stages in order; the first error ends the run. Returns the exit code.
 
@@ -98,35 +100,31 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--only", metavar="STAGE[,STAGE…]", help="run these alone, in the configuration's order")
 
 
-def _run(name: str, config: Any, options: Options) -> StageReport:
+def _run(name: str, config: Pipeline, options: Options) -> StageReport:
     stage = STAGES[name]
     if options.dry_run and (missing := _unfinished(stage, config)):
         return _none(name, "planned", f"would run after {missing}")
-    return stage.run(config, options, say)
+    return run(stage, config, options, log)
 
 
-def _page(config: Any) -> StageReport:
+def _page(config: Pipeline) -> StageReport:
     from pipelines.report import report
 
     started = time.time()
-    where = report(config.root, say, config=config)
+    where = report(config.root, log, config=config)
     return StageReport(PAGE, "", "done", where, where, 0, 0, 0, time.time() - started)
 
 
-def _unfinished(stage: Any, config: Any) -> str | None:
-    for upstream in upstream_of(stage, config):
-        output = current(upstream, config)
-        if output is None or not upstream.finished(output, getattr(config, upstream.name)):
-            return upstream.name
-    return None
+def _unfinished(stage: StageBase[Any], config: Pipeline) -> str | None:
+    return next((other.name for other in config.depends_on(stage) if is_finished(other, config) is None), None)
 
 
-def _not_run(name: str, chosen: bool, config: Any) -> StageReport:
+def _not_run(name: str, chosen: bool, config: Pipeline) -> StageReport:
     """A stage that was not reached, or not asked for."""
     if chosen:
         return _none(name, "not reached", "a stage before it stopped")
-    output = current(STAGES[name], config)
-    if output is None or not STAGES[name].finished(output, getattr(config, name)):
+    output = is_finished(STAGES[name], config)
+    if output is None:
         return _none(name, "left out", "not asked for; it has no finished output")
     return _none(name, "left out", "not asked for; finished before", output.fingerprint)
 
@@ -155,24 +153,24 @@ def _pictures(store: Store) -> list[str]:
     return [store.address(name) for name in names if name.startswith(wanted)]
 
 
-def _where(config: Any, reports: list[StageReport]) -> None:
+def _where(config: Pipeline, reports: list[StageReport]) -> None:
     """Say where everything is and how to look at it."""
     store = Store(config.root)
     for r in reports:
         content = "part-*.parquet" if r.steps is None else "model/, checkpoints/"
-        say(f"{r.stage}: {r.url}/ (manifest.json, {content})")
+        log(f"{r.stage}: {r.url}/ (manifest.json, {content})")
         if r.failures:
-            say(f"  {r.failures} failures, with reasons: {r.url}/failures.parquet")
+            log(f"  {r.failures} failures, with reasons: {r.url}/failures.parquet")
         for picture in _pictures(store.at(r.stage, r.fingerprint)):
-            say(f"  open it with any picture viewer: {picture}")
+            log(f"  open it with any picture viewer: {picture}")
     where = place(config)
     if where is None:
         return
     if where.artifacts is None:
-        say(f"MLflow: experiment {where.experiment!r} at {where.uri}")
+        log(f"MLflow: experiment {where.experiment!r} at {where.uri}")
     else:
         mlflow = Path(sys.executable).with_name("mlflow")
-        say(f"MLflow: {mlflow} ui --backend-store-uri {where.uri}   then open http://127.0.0.1:5000")
+        log(f"MLflow: {mlflow} ui --backend-store-uri {where.uri}   then open http://127.0.0.1:5000")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pipelines.runtime.store import Store
 from pipelines.runtime.training.drive import trained_steps
 from pipelines.runtime.training.stage import TrainingStage
 
-Row = dict[str, Any]
+StatusRow = dict[str, Any]
 
 
-def status(root: str) -> list[Row]:
+def status(root: str) -> list[StatusRow]:
     """One row per output folder, in the order of the stages, the current ones of each stage last."""
     rows = []
     for name in STAGES:
@@ -33,14 +33,14 @@ def _pointed(root: str, stage: str) -> set[str]:
     return {json.loads(data)["fingerprint"] for data in found if data}
 
 
-def _row(output: Output, is_current: bool) -> Row:
+def _row(output: Output, is_current: bool) -> StatusRow:
     success, manifest = output.finished(), output.manifest() or {}
     stopped = output.state.read("stopped.json")
     # A finished training may be going on: its steps have been raised.
     training = isinstance(STAGES[output.stage], TrainingStage)
     held = (success is None or training) and is_held(output.state)
     state = "running" if held else "done" if success else "stopped" if stopped else "interrupted"
-    row: Row = {
+    row: StatusRow = {
         "stage": output.stage,
         "fingerprint": output.fingerprint,
         "state": state,
@@ -65,7 +65,7 @@ def _row(output: Output, is_current: bool) -> Row:
     return row
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[StatusRow]) -> str:
     if not rows:
         return "nothing here yet"
     titles = ["stage", "fingerprint", "state", "current", "objects", "rows", "failed", "finished", "seconds"]

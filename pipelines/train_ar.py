@@ -4,48 +4,60 @@ import dataclasses
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.cache_conditions import EMPTY
-from pipelines.exported import Exported, exported, local_copy, trained
+from pipelines.cache_conditions import EMPTY, encoders_in
+from pipelines.runtime.inputs import model, rows, same_as, weights
 from pipelines.runtime.reading import rows_of
-from pipelines.runtime.stage import Context, Say
-from pipelines.runtime.store import is_remote
-from pipelines.runtime.training.stage import Material, TrainingStage, TrainStageConfig
-from sar3d.ar.config import ConditionKind
-from sar3d.ar.task_config import ARTaskConfig, model_config
-from sar3d.data.token_config import TokenDataConfig
-from sar3d.data.view_config import ViewDataConfig
+from pipelines.runtime.stage import Context, Log
+from pipelines.runtime.training.stage import TrainingStage, TrainInputs, TrainStageConfig
+from pipelines.withheld import withheld_objects
+from sar3d.conditions.kinds import ConditionKind
+from sar3d.data.datasets.token_config import TokenDataConfig
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.held_out import HeldOut
 from sar3d.errors import NothingSelectedError, UserError
+from sar3d.tasks.ar.config import ARTaskConfig, model_config
 from sar3d.vqvae.config import from_dict
 
 if TYPE_CHECKING:
-    from sar3d.ar.condition import Condition, PooledStatistics
-    from sar3d.ar.task import EncoderSource
-    from sar3d.data.asked import AskedObjects
-    from sar3d.data.token_dataset import TokenDataset
+    from sar3d.conditions.condition import Condition, PooledStatistics
+    from sar3d.data.datasets.prompted_objects import PromptedObjects
+    from sar3d.data.datasets.token_dataset import TokenDataset
+    from sar3d.tasks.ar.task import EncoderSource
 
 
 COUNTED = 1024
-"""Samples by which the layer for pooled vectors is standardised."""
+"""Samples by which the layer for pooled vectors is standardized."""
 
 
 @dataclass(frozen=True)
 class TrainARConfig(TrainStageConfig):
     """What the generator is, what it learns from, and how it is judged."""
 
-    condition: Literal["auto", "text", "image"] = "auto"
-    """What prompts it; `auto`: captions in `train_ar`, pictures in `train_ar_image`."""
-    vqvae: str = field(default="", metadata={"identity": "listing"})
-    """Folder or URL of the VQVAE that made the codes; default: `cache_tokens.model`, or what `train_vqvae` made. What
-    counts is its digest, not its place."""
-    views: Literal["render", "import_chunks"] = "render"
+    condition: ConditionKind = "text"
+    """What prompts it: captions or pictures."""
+    tokens: str = rows("tokens", default="cache_tokens")
+    """The stage whose tokens it learns to predict."""
+    conditions: str = rows("conditions", default="cache_conditions")
+    """The stage whose features of captions or views it is prompted by."""
+    vqvae: str = model("vqvae", of="train_vqvae", inherit="cache_tokens.vqvae")
+    """The VQVAE that made the tokens: a folder, a URL, or a stage that trains one; default: that of `cache_tokens`."""
+    objects: str = rows("objects", default="download", when=lambda t: t.condition == "text" or t.views == "render")
+    """The stage whose objects say which of them are held out of every training, and have the captions that are asked for
+    in the evaluation."""
+    views: str = rows("views", default="render")
     """The stage whose views generated objects are compared with."""
-    codes: Literal["own", "first"] = "own"
-    """`own`: each view group has its codes. `first`: all groups of an object have the first one's, so that there is one
-    account of it instead of several, which a short run on few objects learns sooner (`sar3d.data.first_codes`)."""
+    held_out: HeldOut = same_as("train_vqvae.data.held_out")
+    """The views that the tokenizer's training was not given: they prompt the image model in its evaluation."""
+    text_weights: str = weights(inherit="cache_conditions.text_weights")
+    """Weights of the encoder of captions. What counts is the id that the cached conditions bear."""
+    image_weights: str = weights(inherit="cache_conditions.image_weights")
+    """Weights of the encoder of views, as `text_weights`."""
+    target_group: Literal["own", "first"] = "own"
+    """Whose tokens a sample is trained to generate. `own`: those of its view group. `first`: those of the object's first
+    view group, so that every object has one target instead of several, which a short run on few objects learns sooner
+    (`sar3d.data.datasets.first_group`)."""
     task: ARTaskConfig = field(default_factory=ARTaskConfig)
     data: TokenDataConfig = field(default_factory=TokenDataConfig)
     evaluate_objects: int = field(default=16, metadata={"identity": False})
@@ -58,159 +70,131 @@ class TrainARConfig(TrainStageConfig):
 
 class TrainARStage(TrainingStage[TrainARConfig]):
     name = "train_ar"
+    section = TrainARConfig
+    writes = "ar"
     version = 1
-    about = "train the next-scale transformer on cached codes, conditioned on captions"
-    default: ClassVar[ConditionKind] = "text"
-
-    def reads(self, section: TrainARConfig) -> tuple[str, ...]:
-        captions = ("download",) if self.condition(section) == "text" else ()
-        model = () if section.vqvae else ("train_vqvae",)
-        return (*captions, section.views, *model, "cache_tokens", "cache_conditions")
-
-    def condition(self, section: TrainARConfig) -> ConditionKind:
-        """What prompts the model under these settings."""
-        return self.default if section.condition == "auto" else section.condition
-
-    def resolve(self, config: TrainARConfig, say: Say) -> TrainARConfig:
-        return dataclasses.replace(config, condition=self.condition(config))
+    about = "train the next-scale transformer on cached tokens, conditioned on captions"
 
     def check(self, context: Context[TrainARConfig]) -> None:
-        config, kind = context.config, self.condition(context.config)
+        config, kind = context.config, context.config.condition
         if config.data.condition not in (None, kind):
             raise UserError(
                 f"{self.name}.data.condition={config.data.condition} contradicts the condition {kind} of the stage: "
                 f"leave it out, or set {self.name}.condition"
             )
-        if kind not in context.everything.cache_conditions.encoders():
+        if kind not in encoders_in(context.rows["conditions"]):
             raise UserError(
-                f"{self.name} wants {kind} conditions, but cache_conditions.{kind} is none: choose an encoder there"
+                f"{self.name} wants {kind} conditions, but {config.conditions} has none: choose an encoder there "
+                f"({config.conditions}.{kind})"
             )
 
-    def identity(self, context: Context[TrainARConfig]) -> Any:
-        return {"settings": super().identity(context), "vqvae": self.model_of(context).digest}
+    def build(self, context: Context[TrainARConfig], log: Log) -> TrainInputs:
+        from sar3d.data.datasets.first_group import FirstGroupTokens
+        from sar3d.tasks.ar.evaluate import GenerationSets
+        from sar3d.tasks.ar.task import ARTask, FrozenVQVAE
 
-    def places(self, context: Context[TrainARConfig]) -> list[str]:
-        place = context.config.vqvae
-        return [place] if place and not is_remote(place) else []
-
-    def model_of(self, context: Context[TrainARConfig]) -> Exported:
-        """The VQVAE that the settings mean. Raises `UserError` if there is none."""
-        if context.config.vqvae:
-            return exported(context.config.vqvae, "vqvae")
-        return trained(context.inputs["train_vqvae"], "vqvae")
-
-    def build(self, context: Context[TrainARConfig], say: Say) -> Material:
-        from sar3d.ar.evaluate import HeldOut
-        from sar3d.ar.task import ARTask, FrozenVQVAE
-        from sar3d.data.first_codes import FirstCodes
-
-        config, model = context.config, self.model_of(context)
-        train = self._dataset(context, model)
+        config, vqvae = context.config, context.models["vqvae"]
+        train = self._dataset(context)
         left = f" ({train.without_condition:,} without conditions left out)" if train.without_condition else ""
-        say(f"{self.name}: {train.size:,} samples of {train.index.objects:,} objects to train on{left}")
+        log(f"{self.name}: {train.size:,} samples of {train.index.objects:,} objects to train on{left}")
         encoder, empty = self._conditions(context)
         sizes = empty.tokens.shape[-1], empty.pooled.shape[-1]
-        shape = model_config(config.task, self.condition(config), from_dict(model.config), *sizes)
-        frozen = FrozenVQVAE(partial(local_copy, model.url), model.digest)
-        statistics = _statistics(train) if config.task.pooled_start == "standardised" else None
+        shape = model_config(config.task, config.condition, from_dict(vqvae.config), *sizes)
+        frozen = FrozenVQVAE(vqvae.folder, vqvae.digest)
+        statistics = _statistics(train) if config.task.pooled_start == "standardized" else None
         task = ARTask(config.task, shape, frozen, encoder, empty, statistics)
-        held_out = HeldOut(self._sets(context, model), config.task.decoding, config.draw_objects)
-        return Material(task, FirstCodes(train) if config.codes == "first" else train, held_out)
+        held_out = GenerationSets(self._sets(context), config.task.decoding, config.draw_objects)
+        return TrainInputs(task, FirstGroupTokens(train) if config.target_group == "first" else train, held_out)
 
     def _dataset(
         self,
         context: Context[TrainARConfig],
-        model: Exported,
         split: Literal["train", "all"] = "train",
         uids: Collection[str] | None = None,
     ) -> "TokenDataset":
-        from sar3d.data.token_dataset import TokenDataset
+        from sar3d.data.datasets.token_dataset import TokenDataset
 
-        data = dataclasses.replace(context.config.data, condition=self.condition(context.config))
-        tokens, conditions = (context.inputs[name].files() for name in ("cache_tokens", "cache_conditions"))
-        return TokenDataset(tokens, conditions, data, vqvae=model.digest, split=split, uids=uids)
+        data = dataclasses.replace(context.config.data, condition=context.config.condition)
+        tokens, conditions = (context.rows[name].files() for name in ("tokens", "conditions"))
+        withheld, digest = withheld_objects(context.rows.get("objects")), context.models["vqvae"].digest
+        return TokenDataset(tokens, conditions, data, vqvae=digest, split=split, uids=uids, withheld=withheld)
 
     def _conditions(self, context: Context[TrainARConfig]) -> "tuple[EncoderSource, Condition]":
         """The encoder that made the conditions, and its empty one."""
         import torch
 
-        from sar3d.ar.condition import Condition
-        from sar3d.ar.task import EncoderSource
-        from sar3d.data.conditions import decode_condition
+        from sar3d.conditions.condition import Condition
+        from sar3d.data.formats.conditions import decode_condition
+        from sar3d.tasks.ar.task import EncoderSource
 
-        kind = self.condition(context.config)
-        name, weights = context.everything.cache_conditions.encoders()[kind]
-        for row in rows_of(context.inputs["cache_conditions"], {EMPTY}):
+        config, kind = context.config, context.config.condition
+        for row in rows_of(context.rows["conditions"], {EMPTY}):
             if row["kind"] == kind:
                 found = decode_condition(row)
                 tokens, pooled = (torch.from_numpy(x[None].copy()) for x in (found.tokens, found.pooled))
-                return EncoderSource(name, weights, found.encoder), Condition(tokens, pooled)
+                source = EncoderSource(found.encoder.split(":")[0], getattr(config, f"{kind}_weights"), found.encoder)
+                return source, Condition(tokens, pooled)
         raise UserError(f"the conditions dataset holds no empty {kind} condition: cache the conditions again")
 
-    def _sets(self, context: Context[TrainARConfig], model: Exported) -> "dict[str, AskedObjects]":
+    def _sets(self, context: Context[TrainARConfig]) -> "dict[str, PromptedObjects]":
         """`known`: objects that are trained on; `objects`: validating ones, where there are any."""
         sets = {}
         for name, split in (("known", "train"), ("objects", "val")):
             if split == "val" and not context.config.data.val:
                 continue
-            found = self._asked(context, model, split)
+            found = self._prompted(context, split)
             if found is not None:
                 sets[name] = found
         return sets
 
-    def _asked(self, context: Context[TrainARConfig], model: Exported, split: Any) -> "AskedObjects | None":
-        from sar3d.data.asked import AskedObjects, spread_objects
-        from sar3d.data.view_dataset import ViewDataset
+    def _prompted(self, context: Context[TrainARConfig], split: Any) -> "PromptedObjects | None":
+        from sar3d.data.datasets.prompted_objects import PromptedObjects, spread_objects
+        from sar3d.data.datasets.view_dataset import ViewDataset
 
         config = context.config
         try:
-            views = ViewDataset(context.inputs[config.views].files(), None, _view_data(context), split=split)
+            files, withheld = context.rows["views"].files(), withheld_objects(context.rows.get("objects"))
+            views = ViewDataset(files, None, _view_data(config), split=split, withheld=withheld)
             uids = spread_objects(views, config.evaluate_objects)
-            tokens = self._dataset(context, model, "all", uids)
+            tokens = self._dataset(context, "all", uids)
         except NothingSelectedError:  # a small dataset may have no object whose hash falls into the share
             if split == "val":
                 return None
             raise
         labels = {}
-        if self.condition(config) == "text":
-            rows = rows_of(context.inputs["download"], set(uids))
-            labels = {row["uid"]: str(row["captions"][0]) for row in rows if row["captions"]}
-        return AskedObjects(tokens, views, uids, labels, prompts=config.evaluate_prompts)
-
-    def digest(self, folder: Path) -> str:
-        from sar3d import hub
-
-        if hub.describe(folder)["kind"] != "ar":
-            raise UserError(f"{folder} holds no generator: give the folder of a model that {self.name} made")
-        return hub.digest(folder)
+        if config.condition == "text":
+            objects = rows_of(context.rows["objects"], set(uids))
+            labels = {row["uid"]: str(row["captions"][0]) for row in objects if row["captions"]}
+        return PromptedObjects(tokens, views, uids, labels, prompts=config.evaluate_prompts)
 
 
 def _statistics(train: "TokenDataset") -> "PooledStatistics":
     """Of the pooled vectors of the first samples: objects lie in no order that means anything."""
-    from sar3d.ar.condition import PooledStatistics
+    from sar3d.conditions.condition import PooledStatistics
 
     samples = itertools.islice(train.samples(), COUNTED)
     return PooledStatistics.of(sample.pooled for sample in samples if sample.pooled is not None)
 
 
-def _view_data(context: Context[TrainARConfig]) -> ViewDataConfig:
+def _view_data(config: TrainARConfig) -> ViewDataConfig:
     """All views of an object; held out are those that the tokenizer's training held out."""
-    config, vqvae = context.config, context.everything.train_vqvae.data
+    data = config.data
     return ViewDataConfig(
-        unit="object" if config.views == "render" else "group",
-        normals=False,
-        held_out=vqvae.held_out,
-        held_out_views=vqvae.held_out_views,
-        val=config.data.val,
-        test=config.data.test,
-        cache_decoded=False,
+        unit="object", normals=False, held_out=config.held_out, val=data.val, test=data.test, cache_decoded=False
     )
+
+
+@dataclass(frozen=True)
+class TrainARImageConfig(TrainARConfig):
+    """As of `train_ar`, prompted by pictures."""
+
+    condition: ConditionKind = "image"
 
 
 class TrainARImageStage(TrainARStage):
     name = "train_ar_image"
-    about = "train the next-scale transformer on cached codes, conditioned on pictures"
-    default: ClassVar[ConditionKind] = "image"
+    section = TrainARImageConfig
+    about = "train the next-scale transformer on cached tokens, conditioned on pictures"
 
 
 if __name__ == "__main__":

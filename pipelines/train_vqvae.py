@@ -4,18 +4,22 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.runtime.inputs import rows
 from pipelines.runtime.output import Output
-from pipelines.runtime.stage import Context, Say
-from pipelines.runtime.training.stage import Material, TrainingStage, TrainStageConfig
-from sar3d.data.view_config import ViewDataConfig
+from pipelines.runtime.stage import Context, Log
+from pipelines.runtime.training.stage import TrainingStage, TrainInputs, TrainStageConfig
+from pipelines.withheld import withheld_objects
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.held_out import HeldOut
+from sar3d.data.withheld import Withheld
 from sar3d.errors import NothingSelectedError, UserError
 from sar3d.metrics.config import PerceptualConfig
-from sar3d.vqvae.task_config import VQVAETaskConfig
+from sar3d.tasks.vqvae.config import VQVAETaskConfig
 
 if TYPE_CHECKING:
-    from sar3d.data.shown import ShownSamples
-    from sar3d.data.view_dataset import ViewDataset
-    from sar3d.vqvae.task import VQVAETask
+    from sar3d.data.datasets.shown import ShownSamples
+    from sar3d.data.datasets.view_dataset import ViewDataset
+    from sar3d.tasks.vqvae.task import VQVAETask
 
 Perceptual = Literal["auto", "lpips", "substitute"]
 
@@ -24,8 +28,10 @@ Perceptual = Literal["auto", "lpips", "substitute"]
 class TrainVQVAEConfig(TrainStageConfig):
     """What the tokenizer is, what it learns from, and how it is judged."""
 
-    views: Literal["render", "import_chunks"] = "render"
+    views: str = rows("views", default="render")
     """The stage whose views it learns from."""
+    objects: str = rows("objects", default="download", when=lambda train: train.views == "render")
+    """The stage whose objects say which of them are held out of every training."""
     task: VQVAETaskConfig = field(default_factory=VQVAETaskConfig)
     data: ViewDataConfig = field(default_factory=ViewDataConfig)
     perceptual: Perceptual = "auto"
@@ -38,29 +44,31 @@ class TrainVQVAEConfig(TrainStageConfig):
 
 class TrainVQVAEStage(TrainingStage[TrainVQVAEConfig]):
     name = "train_vqvae"
+    section = TrainVQVAEConfig
+    writes = "vqvae"
     version = 1
     about = "train the multi-scale 3D VQVAE on rendered views"
 
-    def reads(self, section: TrainVQVAEConfig) -> tuple[str, ...]:
-        return (section.views,)
-
-    def resolve(self, config: TrainVQVAEConfig, say: Say) -> TrainVQVAEConfig:
+    def resolve(self, config: TrainVQVAEConfig, log: Log) -> TrainVQVAEConfig:
         if config.perceptual != "auto":
             return config
         found: Perceptual = "substitute" if _weights(config).vgg16 == "substitute" else "lpips"
-        say(f"{self.name}: the perceptual distance is {found}")
+        log(f"{self.name}: the perceptual distance is {found}")
         return dataclasses.replace(config, perceptual=found)
 
-    def build(self, context: Context[TrainVQVAEConfig], say: Say) -> Material:
-        from sar3d.vqvae.evaluate import HeldOut
-        from sar3d.vqvae.task import VQVAETask
+    def build(self, context: Context[TrainVQVAEConfig], log: Log) -> TrainInputs:
+        from sar3d.tasks.vqvae.evaluate import ReconstructionSets
+        from sar3d.tasks.vqvae.task import VQVAETask
 
         config = context.config
         task = VQVAETask(dataclasses.replace(config.task, perceptual=_settled(config)))
-        views = context.inputs[config.views]
-        train = _dataset(views, task, config)
-        say(f"{self.name}: {train.size:,} samples of {train.objects:,} objects to train on")
-        return Material(task, train, HeldOut(_held_out(views, task, config, train), config.draw_objects))
+        views = context.rows["views"]
+        withheld = withheld_objects(context.rows.get("objects"))
+        train = _dataset(views, task, config, withheld)
+        log(f"{self.name}: {train.size:,} samples of {train.objects:,} objects to train on")
+        return TrainInputs(
+            task, train, ReconstructionSets(_held_out(views, task, config, train, withheld), config.draw_objects)
+        )
 
 
 def _weights(config: TrainVQVAEConfig) -> PerceptualConfig:
@@ -81,24 +89,27 @@ def _settled(config: TrainVQVAEConfig) -> PerceptualConfig:
     return found
 
 
-def _dataset(views: Output, task: "VQVAETask", config: TrainVQVAEConfig, split: Any = "train") -> "ViewDataset":
-    from sar3d.data.view_dataset import ViewDataset
+def _dataset(
+    views: Output, task: "VQVAETask", config: TrainVQVAEConfig, withheld: Withheld | None, split: Any = "train"
+) -> "ViewDataset":
+    from sar3d.data.datasets.view_dataset import ViewDataset
 
-    return ViewDataset(views.files(), task.model_config.resolution, config.data, split=split)
+    return ViewDataset(views.files(), task.model_config.resolution, config.data, split=split, withheld=withheld)
 
 
 def _held_out(
-    views: Output, task: "VQVAETask", config: TrainVQVAEConfig, train: "ViewDataset"
+    views: Output, task: "VQVAETask", config: TrainVQVAEConfig, train: "ViewDataset", withheld: Withheld | None
 ) -> "dict[str, ShownSamples]":
     """`views`: unseen views of training objects, where the data hold some out; `objects`: the validating objects."""
-    from sar3d.data.shown import ShownSamples
+    from sar3d.data.datasets.shown import ShownSamples
 
     sets = {}
-    if config.data.holds_out:
+    if config.data.held_out:
         sets["views"] = ShownSamples(train, "held_out", config.evaluate_objects)
     if config.data.val:
         try:
-            validating = _dataset(views, task, dataclasses.replace(config, data=_all_views(config.data)), "val")
+            every_view = dataclasses.replace(config, data=_all_views(config.data))
+            validating = _dataset(views, task, every_view, withheld, "val")
         except NothingSelectedError:  # a small dataset may have no object whose hash falls into the share
             return sets
         sets["objects"] = ShownSamples(validating, "all", config.evaluate_objects)
@@ -107,7 +118,7 @@ def _held_out(
 
 def _all_views(data: ViewDataConfig) -> ViewDataConfig:
     unit: Literal["group", "object"] = "group" if data.unit == "group" else "object"
-    return dataclasses.replace(data, unit=unit, supervise=None, held_out=0, held_out_views=(), held_out_groups=())
+    return dataclasses.replace(data, unit=unit, supervise=None, held_out=HeldOut())
 
 
 if __name__ == "__main__":

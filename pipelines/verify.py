@@ -17,7 +17,7 @@ from pipelines.runtime.engine import current, prepare
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import rows_of
-from pipelines.runtime.stage import Context, Row, Say, Stage
+from pipelines.runtime.stage import Context, Log, Row, Stage
 from sar3d.errors import UserError
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ CHECKS = (
 )
 
 
-def verify(config: Any, sample: int, seed: int, tolerance: Tolerance, say: Say) -> int:
+def verify(config: Any, sample: int, seed: int, tolerance: Tolerance, log: Log) -> int:
     """Check every finished cache of a configuration; returns the exit code: 0 if all agrees, else 1.
 
     The digests of all shards are compared with the manifest; then `sample` items, chosen by `seed`, are made again on
@@ -101,10 +101,10 @@ def verify(config: Any, sample: int, seed: int, tolerance: Tolerance, say: Say) 
         )
     code = 0
     for check, output in outputs:
-        problem = damaged(output) or _differs(check, output, config, random.Random(seed), sample, tolerance, say)
+        problem = damaged(output) or _differs(check, output, config, random.Random(seed), sample, tolerance, log)
         if problem:
             code = 1
-            say(f"error: {check.stage.name}: {problem}; delete {output.url} and run `sar3d {check.stage.name}` again")
+            log(f"error: {check.stage.name}: {problem}; delete {output.url} and run `sar3d {check.stage.name}` again")
     return code
 
 
@@ -129,13 +129,13 @@ def damaged(output: Output) -> str | None:
 
 
 def _differs(
-    check: Check, output: Output, config: Any, chance: random.Random, sample: int, tolerance: Tolerance, say: Say
+    check: Check, output: Output, config: Any, chance: random.Random, sample: int, tolerance: Tolerance, log: Log
 ) -> str | None:
     """How a sample that is made again differs from the cached rows, or None."""
     stage = check.stage
-    context = prepare(stage, config, say)
+    context = prepare(stage, config, log)
     failed = {failure["uid"] for failure in output.failures()}
-    listed = (item for item in stage.items(context, say) if item["uid"] not in failed)
+    listed = (item for item in stage.items(context, log) if item["uid"] not in failed)
     items = sample_of(listed, sample, chance)
     made = {check.key(row): row for row in _again(stage, context, items)}
     if not made:
@@ -147,7 +147,7 @@ def _differs(
     shares = {key: check.similarity(row, cached[key]) for key, row in made.items()}
     worst = min(shares, key=lambda key: shares[key])
     found = sum(shares.values()) / len(shares) if check.mean else shares[worst]
-    say(f"{stage.name}: {len(items)} items sampled, {len(made)} rows made again, {check.what} {found:.6g}")
+    log(f"{stage.name}: {len(items)} items sampled, {len(made)} rows made again, {check.what} {found:.6g}")
     if found < check.bound(tolerance):
         return f"the cache does not agree with its inputs: {check.what} {found:.6g}, least for {worst} ({shares[worst]:.6g})"
     return None
@@ -191,10 +191,10 @@ def add_command(commands: Any) -> None:
 
 
 def _call(parsed: argparse.Namespace) -> int:
-    from pipelines.config import load
-    from pipelines.runtime.progress import say
+    from pipelines.registry import load
+    from pipelines.runtime.progress import log
 
     if parsed.sample < 1:
         raise UserError(f"--sample {parsed.sample} is wrong: it is a number of objects from 1 on")
     config = load(parsed.config, parsed.overrides)
-    return verify(config, parsed.sample, parsed.seed, Tolerance(parsed.agree, parsed.cosine), say)
+    return verify(config, parsed.sample, parsed.seed, Tolerance(parsed.agree, parsed.cosine), log)

@@ -1,8 +1,8 @@
 """Cameras as arrays: poses, pinhole intrinsics, pixel rays and Plücker coordinates.
 
 World axes are right-handed with z up. Cameras follow OpenCV (x right, y down, z forward); a pose is a camera-to-world
-matrix `c2w`. Intrinsics are normalised by the image size, so that they hold at every resolution: pixel (row i,
-column j) has its centre at ((j + 0.5) / W, (i + 0.5) / H). Everything is NumPy; leading axes "…" broadcast.
+matrix `c2w`. Intrinsics are normalized by the image size, so that they hold at every resolution: pixel (row i,
+column j) has its center at ((j + 0.5) / W, (i + 0.5) / H). Everything is NumPy; leading axes "…" broadcast.
 """
 
 import numpy as np
@@ -18,13 +18,6 @@ def spherical_to_cartesian(radius: ArrayLike, elevation: ArrayLike, azimuth: Arr
         np.asarray(radius, np.float64), np.radians(np.asarray(elevation)), np.radians(np.asarray(azimuth))
     )
     return np.stack([r * np.cos(e) * np.cos(a), r * np.cos(e) * np.sin(a), r * np.sin(e)], axis=-1)
-
-
-def cartesian_to_spherical(points: ArrayLike) -> NDArray[np.float64]:
-    """(…, 3): radius, elevation and azimuth in degrees of `points` (…, 3); azimuth is 0 on the z axis."""
-    x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
-    flat = np.hypot(x, y)
-    return np.stack([np.hypot(flat, z), np.degrees(np.arctan2(z, flat)), np.degrees(np.arctan2(y, x))], axis=-1)
 
 
 def look_at(eye: ArrayLike, target: ArrayLike = (0.0, 0.0, 0.0)) -> NDArray[np.float64]:
@@ -55,7 +48,7 @@ def look_at(eye: ArrayLike, target: ArrayLike = (0.0, 0.0, 0.0)) -> NDArray[np.f
 
 
 def intrinsics(fov: float) -> NDArray[np.float64]:
-    """Normalised pinhole matrix (3, 3) of a square image with `fov` degrees from edge to edge (39.6 -> f = 1.3888).
+    """Normalized pinhole matrix (3, 3) of a square image with `fov` degrees from edge to edge (39.6 -> f = 1.3888).
 
     Raises:
         ValueError: `fov` does not lie between 0 and 180 degrees.
@@ -67,7 +60,7 @@ def intrinsics(fov: float) -> NDArray[np.float64]:
 
 
 def _pixel_directions(intrinsic: ArrayLike, height: int, width: int) -> NDArray[np.float64]:
-    """(…, H, W, 3): directions through the pixel centres in the camera's frame, scaled to z = 1."""
+    """(…, H, W, 3): directions through the pixel centers in the camera's frame, scaled to z = 1."""
     k = np.asarray(intrinsic, np.float64)[..., None, None, :, :]
     u = (np.arange(width) + 0.5) / width
     v = ((np.arange(height) + 0.5) / height)[:, None]
@@ -86,9 +79,9 @@ def _rotated(local: NDArray[np.float64], c2w: NDArray[np.float64]) -> NDArray[np
 def camera_rays(
     c2w: ArrayLike, intrinsic: ArrayLike, height: int, width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Origins and unit directions, each (…, H, W, 3) in the world, of the rays through the pixel centres.
+    """Origins and unit directions, each (…, H, W, 3) in the world, of the rays through the pixel centers.
 
-    `c2w` is (…, 4, 4), `intrinsic` (…, 3, 3), normalised.
+    `c2w` is (…, 4, 4), `intrinsic` (…, 3, 3), normalized.
     """
     pose = np.asarray(c2w, np.float64)
     local = _pixel_directions(intrinsic, height, width)
@@ -117,11 +110,3 @@ def project(points: ArrayLike, c2w: ArrayLike, intrinsic: ArrayLike) -> tuple[ND
     depth = local[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
         return image[..., :2] / depth[..., None], depth
-
-
-def back_project(depth: ArrayLike, c2w: ArrayLike, intrinsic: ArrayLike) -> NDArray[np.float64]:
-    """World points (…, H, W, 3) seen at the pixel centres of z-depth images `depth` (…, H, W)."""
-    z = np.asarray(depth, np.float64)
-    pose = np.asarray(c2w, np.float64)
-    local = _pixel_directions(intrinsic, *z.shape[-2:]) * z[..., None]
-    return _rotated(local, pose) + pose[..., None, None, :3, 3]

@@ -22,15 +22,15 @@ from sar3d.errors import ObjectError, UserError
 from sar3d.isolation import Json, LimitedProcess, Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-"""What is read; recognised by content, whatever a file is called."""
+"""What is read; recognized by content, whatever a file is called."""
 SIDE = 256
 """Pixels that a larger picture is reduced to (published.md, data). A smaller one is left to the encoder to enlarge."""
 _MATTED = 1024
 """Longest side that a background is removed from."""
 _FILLED = 0.75
-"""Share of the square that a recentred object fills, about what objects fill in rendered views."""
+"""Share of the square that a recentered object fills, about what objects fill in rendered views."""
 _WHITE = 250
-"""Bytes from which on a colour counts as background where there is no alpha."""
+"""Bytes from which on a color counts as background where there is no alpha."""
 _COVERED = 16
 """Alpha from which on a pixel counts as the object's."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError)
@@ -61,7 +61,7 @@ class Preparation:
 
     remove_background: bool = False
     """Cut the object out of an opaque picture with the optional package rembg; one with transparency stays as it is."""
-    recentre: bool = False
+    recenter: bool = False
     """Crop to the object and put it into the middle at the size it has in rendered views."""
 
 
@@ -72,7 +72,7 @@ PUBLISHED = Preparation()
 class Picture:
     """A prepared picture."""
 
-    pixels: UInt8[np.ndarray, "S S 3"]
+    pixels: UInt8[np.ndarray, "H H 3"]
     """sRGB on white, S at most `SIDE`."""
     sha256: str
     """Of the file, or of the pixels where there was none."""
@@ -232,10 +232,10 @@ def _check_seen(rgba: Image.Image) -> None:
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
-    """RGBA8 of any mode, turned as its EXIF says; 16-bit grey keeps its upper 8 bits, which Pillow would clip."""
+    """RGBA8 of any mode, turned as its EXIF says; 16-bit gray keeps its upper 8 bits, which Pillow would clip."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ObjectError("bad_picture", "it holds floating-point numbers, not colours: save it with 8 or 16 bits")
+        raise ObjectError("bad_picture", "it holds floating-point numbers, not colors: save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         bright = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
         image = Image.fromarray(bright)
@@ -246,12 +246,12 @@ def _to_rgba(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def square(image: Image.Image, preparation: Preparation = PUBLISHED) -> UInt8[np.ndarray, "S S 3"]:
+def square(image: Image.Image, preparation: Preparation = PUBLISHED) -> UInt8[np.ndarray, "H H 3"]:
     """An RGB or RGBA image on white, in the middle of a white square, reduced to `SIDE` if it is larger (bicubic)."""
     rgba = image.convert("RGBA")
-    if preparation.recentre:
+    if preparation.recenter:
         rgba = rgba.crop(_object_box(rgba))
-    side = round(max(rgba.size) / _FILLED) if preparation.recentre else max(rgba.size)
+    side = round(max(rgba.size) / _FILLED) if preparation.recenter else max(rgba.size)
     sheet = Image.new("RGB", (side, side), (255, 255, 255))
     place = ((side - rgba.width) // 2, (side - rgba.height) // 2)
     sheet.paste(rgba, place, mask=rgba.getchannel("A"))

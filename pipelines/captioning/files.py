@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.caching.tokeniser import encode_objects, open_tokeniser
+from pipelines.caching.token_encoder import encode_objects, open_token_encoder
 from pipelines.render import RenderConfig, depth_scale, request_of
 from pipelines.runtime.drawing import drawer
-from sar3d.data.view_rows import ENCODER_COLUMNS
-from sar3d.data.views import views_schema
+from sar3d.data.formats.views import views_schema
+from sar3d.data.loading.view_rows import ENCODER_COLUMNS
 from sar3d.errors import ObjectError
 
 KINDS = (".glb", ".gltf", ".obj", ".ply", ".stl")
@@ -45,22 +45,22 @@ def tokens_of_files(
         resolution: of the views that the VQVAE takes.
         config: how objects are drawn; `backend` settled.
     """
-    tokeniser = open_tokeniser(str(vqvae), gpus, cpus, 1)
+    token_encoder = open_token_encoder(str(vqvae), gpus, cpus, 1)
     schema = views_schema(resolution, depth_scale(config))
     with drawer(config.object_seconds, config.object_memory, config.recycle_after, gpus) as draw:
         for path in paths:
             try:
                 content = hashlib.sha256(_read(path)).hexdigest()
-                request = request_of(config, {"uid": content, "sha256": content}, str(path.resolve()))
+                request = request_of(config, {"uid": content, "sha256": content}, path.resolve(), path.resolve().parent)
                 rows = draw({**request, "resolution": resolution})
                 views = pa.Table.from_pylist(rows[:1], schema).select(ENCODER_COLUMNS)
-                made = next(iter(encode_objects(tokeniser, [({"uid": content}, views)])))
+                made = next(iter(encode_objects(token_encoder, [({"uid": content}, views)])))
                 if made.error is not None:
                     raise made.error
             except ObjectError as error:
                 yield FileTokens(path, None, error.reason)
                 continue
-            yield FileTokens(path, made.codes[0].tolist())
+            yield FileTokens(path, made.tokens[0].tolist())
 
 
 def _read(path: Path) -> bytes:

@@ -13,18 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.evaluating.objects import Shares, shares_of
-from pipelines.evaluating.truth import Views, facing, open_views, view_data
+from pipelines.evaluating.objects import Shares
+from pipelines.evaluating.targets import ViewLookup, facing, open_views, view_data
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import rows_of
 from pipelines.runtime.stage import Context
-from sar3d.data.conditions import DTYPE
-from sar3d.data.samples import Targets
-from sar3d.data.view_config import ViewDataConfig
-from sar3d.data.view_dataset import ViewDataset
-from sar3d.data.views import split_of
+from pipelines.withheld import withheld_objects
+from sar3d.conditions.kinds import ConditionKind
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.datasets.view_dataset import ViewDataset
+from sar3d.data.formats.conditions import DTYPE
+from sar3d.data.formats.views import split_of
+from sar3d.data.loading.view_tensors import Targets
+from sar3d.data.withheld import Withheld
 from sar3d.errors import UserError
-from sar3d.generate.prompts import Kind
+from sar3d.spacing import evenly_spaced
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
@@ -37,38 +40,38 @@ class Baselines:
 
     def __init__(self, context: "Context[EvaluateConfig]") -> None:
         self._context = context
+        self._withheld = withheld_objects(context.rows.get("objects_of"))
         self.mean = functools.cache(self._mean)
-        self.neighbours = functools.cache(self._neighbours)
+        self.neighbors = functools.cache(self._neighbors)
 
     def _mean(self) -> Float[Tensor, "3 H W"]:
         """The mean, in [0, 1], of the first view groups of training objects."""
         config = self._context.config
-        val, test = shares_of(self._context.everything, "reconstruction")
+        val, test = config.shares("reconstruction")
         data = ViewDataConfig(unit="group", normals=False, val=val, test=test, cache_decoded=False)
-        dataset = ViewDataset(self._context.inputs[config.views].files(), None, data)
-        first = dataset.first_samples()
-        count = min(config.mean_objects, len(first))
-        places = [first[i * len(first) // count] for i in range(count)]
+        dataset = ViewDataset(self._context.rows["views"].files(), None, data, withheld=self._withheld)
+        places = evenly_spaced(dataset.first_samples(), config.mean_objects)
         total, pictures = torch.zeros(()), 0
         for sample in dataset.samples(views="all", groups=None, indices=places):
             total, pictures = total + sample.supervision.image.sum(0), pictures + len(sample.supervision.image)
         return (total / pictures + 1) / 2
 
-    def _neighbours(self, kind: Kind, encoder: str) -> "Neighbours":
-        config, inputs = self._context.config, self._context.inputs
-        val, test = shares = shares_of(self._context.everything, kind)
-        found = _candidates(inputs["cache_conditions"], kind, encoder, shares, config.candidates)
-        data = view_data(self._context.everything, config.views, "heldout", normals=False)
-        views = open_views(inputs[config.views].files(), replace(data, val=val, test=test), found.uids, "train")
+    def _neighbors(self, kind: ConditionKind, encoder: str) -> "Neighbors":
+        config, inputs = self._context.config, self._context.rows
+        val, test = shares = config.shares(kind)
+        found = _candidates(inputs["conditions"], kind, encoder, shares, config.candidates, self._withheld)
+        data = view_data(config.vqvae_data, "heldout", normals=False)
+        data = replace(data, val=val, test=test)
+        views = open_views(inputs["views"].files(), data, found.uids, "train", self._withheld)
         captions = {}
         if kind == "text":
-            captions = {row["uid"]: row["captions"] for row in rows_of(inputs["download"], set(found.uids))}
+            captions = {row["uid"]: row["captions"] for row in rows_of(inputs["objects_of"], set(found.uids))}
         # Objects may have conditions though they could not be rendered.
-        return Neighbours(found.only(views.places), views, captions)
+        return Neighbors(found.only(views.places), views, captions)
 
 
 @dataclass(frozen=True)
-class Candidates:
+class BaselineCandidates:
     """N conditions of training objects."""
 
     uids: list[str]
@@ -79,10 +82,10 @@ class Candidates:
     features: Float[Tensor, "N C"]
     """Pooled vectors of unit length."""
 
-    def only(self, uids: Container[str]) -> "Candidates":
+    def only(self, uids: Container[str]) -> "BaselineCandidates":
         """Those of these objects."""
         keep = [i for i, uid in enumerate(self.uids) if uid in uids]
-        return Candidates(
+        return BaselineCandidates(
             uids=[self.uids[i] for i in keep],
             hashes=[self.hashes[i] for i in keep],
             numbers=[self.numbers[i] for i in keep],
@@ -91,11 +94,11 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """Training objects that can be shown instead of generated ones."""
 
-    candidates: Candidates
-    views: Views
+    candidates: BaselineCandidates
+    views: ViewLookup
     captions: dict[str, list[str]]
     """By uid; empty where pictures prompt."""
 
@@ -119,20 +122,24 @@ class Neighbours:
         return supervision.at(facing(supervision.cameras, cameras))
 
 
-def _candidates(conditions: Output, kind: Kind, encoder: str, shares: Shares, count: int) -> Candidates:
+def _candidates(
+    conditions: Output, kind: ConditionKind, encoder: str, shares: Shares, count: int, withheld: Withheld | None
+) -> BaselineCandidates:
     """All conditions of at most `count` training objects, spread evenly. Raises `UserError` where there are none."""
     known: dict[str, None] = {}
     for _, columns in _row_groups(conditions, _COLUMNS):
         for uid, sha256, of, by in zip(*columns.values(), strict=True):
             if uid and of == kind and by == encoder and uid not in known and split_of(sha256, *shares) == "train":
                 known[uid] = None
+    if withheld is not None and known:
+        apart = withheld.contains(list(known))
+        known = {uid: None for uid, out in zip(known, apart, strict=True) if not out}
     if not known:
         raise UserError(
             f"cache_conditions holds no {kind} condition of a training object, so nothing can be retrieved: cache the "
             f"conditions of the training objects, or set evaluate.{kind}=false"
         )
-    uids, count = list(known), min(count, len(known))
-    wanted = {uids[i * len(uids) // count] for i in range(count)}
+    wanted = set(evenly_spaced(list(known), count))
     found: list[tuple[str, str, int]] = []
     features = []
     for group, columns in _row_groups(conditions, [*_COLUMNS, "caption_id"]):
@@ -145,7 +152,7 @@ def _candidates(conditions: Output, kind: Kind, encoder: str, shares: Shares, co
             features += [np.frombuffer(value, DTYPE) for value in pooled.to_pylist()]
     vectors = torch.from_numpy(np.stack(features).astype(np.float32))
     names, hashes, numbers = (list(column) for column in zip(*found, strict=True))
-    return Candidates(names, hashes, numbers, F.normalize(vectors, dim=-1))
+    return BaselineCandidates(names, hashes, numbers, F.normalize(vectors, dim=-1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 import pyarrow.parquet as pq
@@ -12,9 +12,11 @@ from pipelines.evaluating.rows import Part, What
 from pipelines.runtime.output import Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import rows_of
-from pipelines.runtime.stage import Say
-from sar3d.data.views import split_of
+from pipelines.runtime.stage import Log
+from sar3d.data.formats.views import split_of
+from sar3d.data.withheld import Withheld
 from sar3d.errors import UserError
+from sar3d.spacing import evenly_spaced
 
 Split = Literal["auto", "val", "test", "training"]
 Shares = tuple[float, float]
@@ -24,7 +26,7 @@ _SPARE = 16
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationSource:
     """What one part of the evaluation judges by."""
 
     what: What
@@ -34,6 +36,8 @@ class Asked:
     """As the model's training held objects out."""
     described: bool
     """Whether only objects with a caption will do."""
+    withheld: Withheld | None = None
+    """Objects that are held out of every training whatever their content."""
 
 
 @dataclass(frozen=True)
@@ -44,48 +48,45 @@ class _Listed:
     digest: str
 
 
-def shares_of(config: Any, what: What) -> Shares:
-    """The shares of the objects that the training of a pipeline's model held out."""
-    stages = {"reconstruction": "train_vqvae", "text": "train_ar", "image": "train_ar_image", "captions": "train_llm"}
-    data = getattr(config, stages[what]).data
-    return data.val, data.test
-
-
 def evaluation_items(
-    asked: Sequence[Asked], downloads: Output | None, split: Split, count: int, seed: int, say: Say
+    sources: Sequence[EvaluationSource], downloads: Output | None, split: Split, count: int, seed: int, log: Log
 ) -> Iterator[Item]:
     """At most `count` objects for each thing that is judged, spread evenly over those that will do.
 
     Raises:
         UserError: there is no object of the split, or none of them has a caption where captions are needed.
     """
-    for one in asked:
+    for one in sources:
         part, listed = _part(one, split)
-        say(f"evaluate: {one.what} is judged by {part} objects, {len(listed):,} in all")
+        log(f"evaluate: {one.what} is judged by {part} objects, {len(listed):,} in all")
         if one.described:
             yield from _described(one, part, listed, downloads, count, seed)
         else:
-            yield from (_item(one, part, entry, seed) for entry in _spread(listed, count))
+            yield from (_item(one, part, entry, seed) for entry in evenly_spaced(listed, count))
 
 
-def _part(asked: Asked, split: Split) -> tuple[Part, list[_Listed]]:
-    val, test = asked.shares
-    by_split: dict[str, list[_Listed]] = {"train": [], "val": [], "test": []}
-    for entry in _listing(asked.rows):
-        by_split[split_of(entry.sha256, val, test)].append(entry)
+def _part(sources: EvaluationSource, split: Split) -> tuple[Part, list[_Listed]]:
+    val, test = sources.shares
+    by_split: dict[str, list[_Listed]] = {"train": [], "val": [], "test": [], "held_out": []}
+    listed = list(_listing(sources.rows))
+    apart = [False] * len(listed)
+    if sources.withheld is not None:
+        apart = sources.withheld.contains([entry.uid for entry in listed]).tolist()
+    for entry, withheld in zip(listed, apart, strict=True):
+        by_split["held_out" if withheld else split_of(entry.sha256, val, test)].append(entry)
     if split in ("val", "test"):
         if not by_split[split]:
             share = val if split == "val" else test
             raise UserError(
-                f"evaluate.split={split} holds no object of {asked.rows.stage} (a share of {share:g}): set evaluate.split=auto, "
-                "or hold more objects out of training"
+                f"evaluate.split={split} holds no object of {sources.rows.stage} (a share of {share:g}): set "
+                "evaluate.split=auto, or hold more objects out of training"
             )
         return "heldout", by_split[split]
-    held_out = sorted(by_split["val"] + by_split["test"], key=lambda entry: entry.uid)
+    held_out = sorted(by_split["val"] + by_split["test"] + by_split["held_out"], key=lambda entry: entry.uid)
     if split == "auto" and held_out:
         return "heldout", held_out
     if not by_split["train"]:
-        raise UserError(f"there is no object to evaluate: {asked.rows.stage} holds none; run it on more objects")
+        raise UserError(f"there is no object to evaluate: {sources.rows.stage} holds none; run it on more objects")
     return "training", by_split["train"]
 
 
@@ -103,17 +104,12 @@ def _listing(rows: Output) -> Iterator[_Listed]:
                 yield _Listed(uid, sha256, address, shard["sha256"])
 
 
-def _spread(listed: Sequence[_Listed], count: int) -> list[_Listed]:
-    count = min(count, len(listed))
-    return [listed[i * len(listed) // count] for i in range(count)]
-
-
-def _item(asked: Asked, part: Part, entry: _Listed, seed: int) -> Item:
+def _item(sources: EvaluationSource, part: Part, entry: _Listed, seed: int) -> Item:
     return {
-        "uid": f"{entry.uid}.{asked.what}",
+        "uid": f"{entry.uid}.{sources.what}",
         "object": entry.uid,
         "sha256": entry.sha256,
-        "what": asked.what,
+        "what": sources.what,
         "part": part,
         "rows": entry.digest,
         "seed": seed,
@@ -122,23 +118,23 @@ def _item(asked: Asked, part: Part, entry: _Listed, seed: int) -> Item:
 
 
 def _described(
-    asked: Asked, part: Part, listed: Sequence[_Listed], downloads: Output | None, count: int, seed: int
+    sources: EvaluationSource, part: Part, listed: Sequence[_Listed], downloads: Output | None, count: int, seed: int
 ) -> Iterator[Item]:
     assert downloads is not None
-    pool = _spread(listed, _SPARE * count)
+    pool = evenly_spaced(listed, _SPARE * count)
     rows = rows_of(downloads, {entry.uid for entry in pool})
     about = {row["uid"]: row for row in rows if any(c and c.strip() for c in row["captions"] or ())}
     known = [entry for entry in pool if entry.uid in about]
     if not known:
         raise UserError(
-            f"no {part} object has a caption, without which {_PURPOSE[asked.what]}: give captions to download "
-            f"(download.captions.path), or set evaluate.{asked.what}=false"
+            f"no {part} object has a caption, without which {_PURPOSE[sources.what]}: give captions to download "
+            f"(download.captions.path), or set evaluate.{sources.what}=false"
         )
-    for entry in _spread(known, count):
+    for entry in evenly_spaced(known, count):
         row = about[entry.uid]
         captions = [c for c in row["captions"] if c and c.strip()]
         names = {"name": row["name"] or "", "category": row["category"] or ""}
-        yield {**_item(asked, part, entry, seed), "captions": captions, **names}
+        yield {**_item(sources, part, entry, seed), "captions": captions, **names}
 
 
 _PURPOSE = {"text": "there is no text to generate from", "captions": "there is nothing to compare captions with"}

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.evaluating.objects import shares_of
 from pipelines.evaluating.rows import BASELINES, MAJORITY, WHATS, Part
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context
-from sar3d.data.views import split_of
+from pipelines.withheld import withheld_objects
+from sar3d.data.formats.views import split_of
 from sar3d.metrics.captions import majority_caption
-from sar3d.metrics.registry import CAPTIONS, GENERATION, OURS, RECONSTRUCTION, Said, caption_totals, totals
+from sar3d.metrics.registry import CAPTIONS, GENERATION, OURS, RECONSTRUCTION, CaptionBatch, caption_totals, totals
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
@@ -29,7 +29,7 @@ _COLUMNS = ["object", "what", "part", "said", "references", "name", "category", 
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One metric of one thing that was judged."""
 
     what: str
@@ -45,12 +45,12 @@ class Line:
     """Why there is no value."""
 
 
-def make_table(context: "Context[EvaluateConfig]", output: Output) -> list[Line]:
+def make_table(context: "Context[EvaluateConfig]", output: Output) -> list[TableLine]:
     """All metrics of an output whose manifest is there."""
     rows: dict[tuple[str, Part], list[dict[str, Any]]] = {}
     for row in read_rows(output, _COLUMNS):
         rows.setdefault((row["what"], row["part"]), []).append(row)
-    made: list[Line] = []
+    made: list[TableLine] = []
     for what in WHATS:
         for (of, part), members in rows.items():
             if of == what:
@@ -58,36 +58,39 @@ def make_table(context: "Context[EvaluateConfig]", output: Output) -> list[Line]
     return made
 
 
-def _seen(what: str, part: Part, rows: list[dict[str, Any]]) -> Iterable[Line]:
+def _seen(what: str, part: Part, rows: list[dict[str, Any]]) -> Iterable[TableLine]:
     metrics = RECONSTRUCTION if what == "reconstruction" else GENERATION
     for total in totals([row["numbers"] for row in rows], metrics):
         baselines = {of: value for of, value in total.values.items() if of in BASELINES}
         name = f"{part}/{what}"
-        yield Line(name, total.metric, total.values.get(OURS), baselines, total.objects, total.better)
+        yield TableLine(name, total.metric, total.values.get(OURS), baselines, total.objects, total.better)
 
 
-def _captioned(context: "Context[EvaluateConfig]", part: Part, rows: list[dict[str, Any]]) -> Iterable[Line]:
+def _captioned(context: "Context[EvaluateConfig]", part: Part, rows: list[dict[str, Any]]) -> Iterable[TableLine]:
     references, names = [row["references"] for row in rows], [row["name"] for row in rows]
     categories = [row["category"] for row in rows]
     majority, known = _training_captions(context)
-    ours = caption_totals(Said([row["said"] for row in rows], references, names, categories, known), CAPTIONS)
-    same = Said([majority] * len(rows), references, names, categories, known)
+    ours = caption_totals(CaptionBatch([row["said"] for row in rows], references, names, categories, known), CAPTIONS)
+    same = CaptionBatch([majority] * len(rows), references, names, categories, known)
     baseline = caption_totals(same, CAPTIONS)["values"] if majority else {}
     for metric, value in ours["values"].items():
         beside = {MAJORITY: baseline[metric]} if metric in baseline else {}
-        yield Line(f"{part}/captions", metric, value, beside, len(rows), "higher")
+        yield TableLine(f"{part}/captions", metric, value, beside, len(rows), "higher")
     for metric, reason in ours["absent"].items():
-        yield Line(f"{part}/captions", metric, None, note=reason)
+        yield TableLine(f"{part}/captions", metric, None, note=reason)
 
 
 def _training_captions(context: "Context[EvaluateConfig]") -> tuple[str, list[tuple[str, str]]]:
     """The caption that fits most training objects, and names and categories of these; of the first that have one."""
-    shares = shares_of(context.everything, "captions")
+    shares = context.config.shares("captions")
     captions: list[str] = []
     names: list[tuple[str, str]] = []
-    for row in read_rows(context.inputs["download"], ["sha256", "name", "category", "captions"]):
+    objects = context.rows["objects_of"]
+    withheld = withheld_objects(objects)
+    for row in read_rows(objects, ["uid", "sha256", "name", "category", "captions"]):
         given = [c for c in row["captions"] or () if c and c.strip()]
-        if given and split_of(row["sha256"], *shares) == "train":
+        apart = withheld is not None and bool(withheld.contains([row["uid"]])[0])
+        if given and not apart and split_of(row["sha256"], *shares) == "train":
             captions.append(given[0])
             names.append((row["name"] or "", row["category"] or ""))
         if len(captions) == _KNOWN:
@@ -96,7 +99,7 @@ def _training_captions(context: "Context[EvaluateConfig]") -> tuple[str, list[tu
     return majority, sorted({pair for pair in names if pair[0]})
 
 
-def table_csv(table: list[Line]) -> bytes:
+def table_csv(table: list[TableLine]) -> bytes:
     """For people: four digits, a column for each baseline that there is, and one for notes if there are any."""
     used = [name for name in BASELINES if any(name in line.baselines for line in table)]
     columns = [*_FIRST, *used, *_LAST] if any(line.note for line in table) else [*_FIRST, *used, *_LAST[:-1]]
@@ -109,14 +112,14 @@ def table_csv(table: list[Line]) -> bytes:
     return text.getvalue().encode()
 
 
-def table_json(table: list[Line]) -> bytes:
+def table_json(table: list[TableLine]) -> bytes:
     """For programs (pandas: `orient="split"`): every digit and column; null for what is no finite number."""
     columns = [*_FIRST, *BASELINES, *_LAST]
     data = [[_finite(_cells(line)[column]) for column in columns] for line in table]
     return json.dumps({"columns": columns, "data": data}, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
-def read_table(output: Output) -> list[Line]:
+def read_table(output: Output) -> list[TableLine]:
     """The table that an output keeps. Raises `FileNotFoundError` where it has none."""
     data = output.store.read(f"artifacts/{FILE}")
     if data is None:
@@ -125,23 +128,23 @@ def read_table(output: Output) -> list[Line]:
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     baselines = [{name: row.pop(name) for name in BASELINES} for row in rows]
     known = [{name: value for name, value in found.items() if value is not None} for found in baselines]
-    return [Line(**row, baselines=found) for row, found in zip(rows, known, strict=True)]
+    return [TableLine(**row, baselines=found) for row, found in zip(rows, known, strict=True)]
 
 
-def _cells(line: Line) -> dict[str, Any]:
+def _cells(line: TableLine) -> dict[str, Any]:
     return {**{name: getattr(line, name) for name in (*_FIRST, *_LAST)}, **dict.fromkeys(BASELINES), **line.baselines}
 
 
-def metrics_of(table: list[Line]) -> dict[str, float]:
+def metrics_of(table: list[TableLine]) -> dict[str, float]:
     """As they are logged: `<part>/<what>/<metric>`, and `<part>/<what>/<baseline>/<metric>`."""
     found = {f"{line.what}/{line.metric}": line.ours for line in table}
     found |= {f"{line.what}/{of}/{line.metric}": value for line in table for of, value in line.baselines.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def lines(table: list[Line]) -> Iterable[str]:
+def lines(table: list[TableLine]) -> Iterable[str]:
     """One sentence for each thing that was judged, with its first metric."""
-    first: dict[str, Line] = {}
+    first: dict[str, TableLine] = {}
     for line in table:
         if line.ours is not None:
             first.setdefault(line.what, line)

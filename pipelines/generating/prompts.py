@@ -16,17 +16,19 @@ from pipelines.caching.view_objects import view_items
 from pipelines.runtime.output import Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import rows_of
-from pipelines.runtime.stage import Say
+from pipelines.runtime.stage import Log
 from pipelines.runtime.store import is_remote, join
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import ObjectError, UserError
-from sar3d.generate.prompts import Kind, check_seed
+from sar3d.generate.prompts import check_seed
+from sar3d.spacing import evenly_spaced
 
 SUFFIXES = (".jsonl", ".json", ".yaml", ".yml", ".csv")
 KEYS = ("id", "text", "image", "seed")
 _LONGEST_NAME = 80
 
 
-def file_items(file: str, kinds: tuple[Kind, ...], seed: int) -> Iterator[Item]:
+def file_items(file: str, kinds: tuple[ConditionKind, ...], seed: int) -> Iterator[Item]:
     """One item per prompt of a file, in its order; `seed` is that of prompts which name none.
 
     Paths of pictures are relative to the file. What a picture shows is part of the item, so a changed one is made anew.
@@ -37,7 +39,7 @@ def file_items(file: str, kinds: tuple[Kind, ...], seed: int) -> Iterator[Item]:
     for number, entry in enumerate(_entries(file), 1):
         where = f"prompt {number} of {file}"
         text, image, uid, chosen = _checked(entry, where, seed)
-        kind: Kind = "text" if image is None else "image"
+        kind: ConditionKind = "text" if image is None else "image"
         if kind not in kinds:
             raise UserError(f"{where} is of the kind {kind}, which generate.kinds leaves out: add it there")
         if image is None:
@@ -134,7 +136,7 @@ def _listed(values: Any, file: str) -> list[Any]:
 
 
 def dataset_items(
-    views: Output, objects: Output | None, kinds: tuple[Kind, ...], count: int, seed: int, say: Say
+    views: Output, objects: Output | None, kinds: tuple[ConditionKind, ...], count: int, seed: int, log: Log
 ) -> Iterator[Item]:
     """Prompts that objects of the dataset are to be compared with: the first caption, and a view, of `count` of them.
 
@@ -152,12 +154,12 @@ def dataset_items(
         elif item["uid"] in captions:
             yield {**base, "text": captions[item["uid"]]}
         else:
-            say(f"generate: {item['uid']} has no caption and is no prompt")
+            log(f"generate: {item['uid']} has no caption and is no prompt")
 
 
 def _spread(views: Output, count: int) -> list[Item]:
     """`count` objects, evenly over the views; of an object in several files the first part."""
     total = sum(1 for item in view_items(views) if ":" not in item["uid"])
-    wanted = {i * total // min(count, total) for i in range(min(count, total))}
+    wanted = set(evenly_spaced(range(total), count))
     firsts = (item for item in view_items(views) if ":" not in item["uid"])
     return [item for place, item in enumerate(firsts) if place in wanted]

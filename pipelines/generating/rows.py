@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
-from sar3d.data.tokens import TokensInfo
+from sar3d.data.formats.tokens import TokensInfo
 
 FILES = {
     "glb": "object.glb",
@@ -26,9 +26,9 @@ PARTS = ("encode", "tokens", "planes", "export")
 """What the time of an object is made of."""
 
 
-def generated_schema(vqvae: str, scales: Sequence[int], codes: int) -> pa.Schema:
+def generated_schema(vqvae: str, scales: Sequence[int], codebook_size: int) -> pa.Schema:
     """Schema of the rows of objects made of the codes of the VQVAE of digest `vqvae`."""
-    info = TokensInfo(vqvae, tuple(int(n) for n in scales), codes)
+    info = TokensInfo(vqvae, tuple(int(n) for n in scales), codebook_size)
     fields = [
         pa.field("uid", pa.string(), metadata={"about": "id of the prompt"}),
         pa.field("kind", pa.string(), metadata={"about": "text or image"}),
@@ -46,7 +46,7 @@ def generated_schema(vqvae: str, scales: Sequence[int], codes: int) -> pa.Schema
         "format_version": "1",
         "vqvae": vqvae,
         "scales": ",".join(str(n) for n in info.scales),
-        "codes": str(codes),
+        "codes": str(codebook_size),
         "order": "scale-major, then plane (XY, YZ, ZX), then raster",
     }
     return pa.schema(fields, metadata=metadata)

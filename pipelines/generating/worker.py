@@ -12,14 +12,14 @@ import fsspec
 import numpy as np
 
 from pipelines.caching.devices import begin_worker
-from pipelines.exported import local_copy
+from pipelines.generating.ground_truth import GroundTruth, compared, ground_truth_of
+from pipelines.generating.models import generators_of
 from pipelines.generating.rows import FILES, SETTINGS
-from pipelines.generating.truth import Truth, compared, truth_of
 from pipelines.runtime.output import Failure
 from pipelines.runtime.plan import Item
-from pipelines.runtime.stage import Row
-from pipelines.train_llm import local_folder
+from pipelines.runtime.stage import Context, Row
 from sar3d import hub
+from sar3d.contact_sheet import png
 from sar3d.errors import ObjectError, UserError
 from sar3d.generate.folders import Folders
 from sar3d.generate.models import Sar3D
@@ -27,63 +27,61 @@ from sar3d.generate.prompts import Prompt, check_text
 from sar3d.generate.sample import Sample
 from sar3d.isolation import LimitedProcess
 from sar3d.pictures import LIMITS, Picture, picture_process, prepare_picture, read_picture
-from sar3d.sheets import png
 
 if TYPE_CHECKING:
-    from pipelines.config import PipelineConfig
-    from pipelines.generate import GenerateConfig, Models
+    from pipelines.generate import GenerateConfig
 
 STAGE = "generate"
 
 
 @dataclass(frozen=True)
-class Maker:
+class GeneratorWorker:
     """Loaded models, and what is made with them."""
 
     system: Sar3D
-    whole: "PipelineConfig"
+    config: "GenerateConfig"
     pictures: LimitedProcess
-
-    @property
-    def config(self) -> "GenerateConfig":
-        return self.whole.generate
 
     def make(self, items: list[Item]) -> Iterator[Row | Failure]:
         """The row of every item in order, or why there is none."""
         for _, members in groupby(items, key=lambda item: str(item["kind"])):
-            asked = [self._ask(item) for item in members]
-            prompts = [a.prompt for a in asked if a.prompt is not None]
+            prompt_item = [self._ask(item) for item in members]
+            prompts = [a.prompt for a in prompt_item if a.prompt is not None]
             config = self.config
             samples = self.system.sample(
                 prompts,
-                config.decoding(),
+                config.decoding,
                 precision=config.precision,
                 batch=config.batch,
                 compile=self.system.device.type == "cuda",
             )
-            for one in asked:
+            for one in prompt_item:
                 yield self._row(one, next(samples)) if one.prompt is not None else _failure(one.item, one.error)
 
-    def _ask(self, item: Item) -> "Asked":
+    def _ask(self, item: Item) -> "PromptItem":
         try:
             # Pictures are views that the tokenizer never saw, where there are any.
-            truth = truth_of(item, self.whole.train_vqvae.data) if "object" in item else None
+            ground_truth = ground_truth_of(item, self.config.held_out) if "object" in item else None
             if item["kind"] == "text":
-                return Asked(item, Prompt(check_text(item["text"]), item["seed"]), truth)
-            picture = self._picture(item, truth)
-            name = f"view {truth.view} of {item['object']}" if truth is not None else Path(item["_path"]).name
-            return Asked(item, Prompt(picture, item["seed"], name), truth)
+                return PromptItem(item, Prompt(check_text(item["text"]), item["seed"]), ground_truth)
+            picture = self._picture(item, ground_truth)
+            name = (
+                f"view {ground_truth.view} of {item['object']}"
+                if ground_truth is not None
+                else Path(item["_path"]).name
+            )
+            return PromptItem(item, Prompt(picture, item["seed"], name), ground_truth)
         except ObjectError as error:
-            return Asked(item, None, None, error)
+            return PromptItem(item, None, None, error)
 
-    def _picture(self, item: Item, truth: Truth | None) -> Picture:
-        if truth is not None:
-            return prepare_picture(truth.picture, self.config.preparation)
+    def _picture(self, item: Item, ground_truth: GroundTruth | None) -> Picture:
+        if ground_truth is not None:
+            return prepare_picture(ground_truth.picture, self.config.preparation)
         return read_picture(_read(item["_path"]), self.config.preparation, process=self.pictures)
 
-    def _row(self, asked: "Asked", sample: Sample) -> Row | Failure:
-        item, truth = asked.item, asked.truth
-        assert asked.prompt is not None
+    def _row(self, prompt_item: "PromptItem", sample: Sample) -> Row | Failure:
+        item, ground_truth = prompt_item.item, prompt_item.ground_truth
+        assert prompt_item.prompt is not None
         said = self._described(sample)
         if said is not None:
             sample = replace(sample, settings={**sample.settings, "caption": said})
@@ -93,9 +91,11 @@ class Maker:
                 files = {column: _content(Path(folder, name)) for column, name in FILES.items()}
         except ObjectError as error:
             return _failure(item, error)
-        if truth is not None:
-            files["comparison"] = compared(sample.field, truth, self.system.vqvae.config.volume, self.system.device)
-        picture = asked.prompt.content
+        if ground_truth is not None:
+            files["comparison"] = compared(
+                sample.field, ground_truth, self.system.vqvae.config.volume, self.system.device
+            )
+        picture = prompt_item.prompt.content
         if isinstance(picture, Picture):
             files["prompt"] = png(picture.pixels)
         settings |= {"id": item["uid"], "object": item.get("object"), "preparation": asdict(self.config.preparation)}
@@ -116,41 +116,46 @@ class Maker:
         """What the captioner says of it, alone, so that it does not depend on what else is made."""
         if not self.config.caption:
             return None
-        section = self.whole.caption
-        (said,) = self.system.captioner().caption(sample.tokens, section.question, section.decoding)
+        config = self.config
+        (said,) = self.system.captioner().caption(sample.tokens, config.question, config.caption_decoding)
         return said
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptItem:
     """One item, and the prompt that it is or why it is none."""
 
     item: Item
     prompt: Prompt | None
-    truth: Truth | None = None
+    ground_truth: GroundTruth | None = None
     error: ObjectError | None = None
 
 
-def open_maker(whole: "PipelineConfig", models: "Models") -> Maker:
-    """Load the models that the section `generate` means in this process.
+def open_generator_worker(context: "Context[GenerateConfig]") -> GeneratorWorker:
+    """Load the stage's models in this process.
 
     Raises:
         UserError: a model is missing or has changed, or there is no GPU where one is asked for.
     """
-    device = begin_worker(whole.generate.gpus, whole.generate.cpus)
-    generators = {kind: local_copy(ref.model.url) for kind, ref in models.generators.items()}
-    captioner = None if models.captioner is None else local_folder(models.captioner.url)
-    folders = Folders(local_copy(models.vqvae.url), generators, "the models of generate", captioner)
-    weights = {kind: weights for kind, (_, weights) in models.encoders.items()}
-    system = Sar3D(folders, device, weights)
-    for kind, ref in models.generators.items():
-        if (system.vqvae_digest, system.generator(kind).digest) != (models.vqvae.digest, ref.model.digest):
+    config, models = context.config, context.models
+    device = begin_worker(config.gpus, config.cpus)
+    generators = generators_of(context, config.kinds)
+    captioner = models["captioner"].folder() if config.caption else None
+    folders = Folders(
+        models["vqvae"].folder(),
+        {k: g.model.folder() for k, g in generators.items()},
+        "the models of generate",
+        captioner,
+    )
+    system = Sar3D(folders, device, {kind: generator.weights for kind, generator in generators.items()})
+    for kind, generator in generators.items():
+        if (system.vqvae_digest, system.generator(kind).digest) != (models["vqvae"].digest, generator.model.digest):
             raise UserError(f"the models have changed since {STAGE} began: run the same command again")
-    if models.captioner is not None and captioner is not None:
-        if hub.digest(captioner) != models.captioner.digest:
+    if captioner is not None:
+        if hub.digest(captioner) != models["captioner"].digest:
             raise UserError(f"the captioner has changed since {STAGE} began: run the same command again")
         system.captioner()
-    return Maker(system, whole, picture_process())
+    return GeneratorWorker(system, config, picture_process())
 
 
 def _failure(item: Item, error: ObjectError | None) -> Failure:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines.registry import STAGES
-from pipelines.reporting.content import Failed, Limits, Picture, Report, Shown, Stage, Table
+from pipelines.reporting.content import Failed, PageImage, PageLimits, Report, Shown, StageSummary, Table
 from pipelines.reporting.generated import gallery
 from pipelines.reporting.media import picture
 from pipelines.reporting.runs import Runs, how_to_look, place_of, without_secrets
@@ -24,7 +24,7 @@ from pipelines.runtime.engine import current
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows, rows_of
 from pipelines.runtime.store import Store
-from pipelines.status import Row, status
+from pipelines.status import StatusRow, status
 from sar3d.errors import UserError
 
 _TABLE_ROWS = 50
@@ -43,11 +43,11 @@ class Reader:
     """What is common to all parts of one reading."""
 
     root: str
-    limits: Limits
+    limits: PageLimits
     runs: Runs
     notes: list[str] = field(default_factory=list)
 
-    def picture(self, title: str, data: bytes | None) -> Picture | None:
+    def picture(self, title: str, data: bytes | None) -> PageImage | None:
         """A picture for the page; None, and a note, where it cannot be read."""
         try:
             return picture(title, data, self.limits.side) if data is not None else None
@@ -56,7 +56,7 @@ class Reader:
             return None
 
 
-def collect(root: str, config: Any = None, limits: Limits = Limits()) -> Report:  # noqa: B008  frozen
+def collect(root: str, config: Any = None, limits: PageLimits = PageLimits()) -> Report:  # noqa: B008  frozen
     """Everything that the page of a root shows.
 
     Args:
@@ -75,7 +75,7 @@ def collect(root: str, config: Any = None, limits: Limits = Limits()) -> Report:
     reader = Reader(root, limits, Runs(place))
     stages = [_stage(row, earlier[row["stage"]], reader) for row in newest]
     listed = () if config is None else [name for name in config.stages if all(s.name != name for s in stages)]
-    stages += [Stage(name, STAGES[name].about, "not run") for name in listed]
+    stages += [StageSummary(name, STAGES[name].about, "not run") for name in listed]
     stages.sort(key=lambda stage: list(STAGES).index(stage.name))
     outputs = {row["stage"]: Output(root, row["stage"], row["fingerprint"]) for row in newest}
     shown, objects = _dataset(outputs, reader)
@@ -89,7 +89,7 @@ def collect(root: str, config: Any = None, limits: Limits = Limits()) -> Report:
     return Report(root, time.time(), stages, shown, objects, made, without_secrets(resolved), how_to_look(place), notes)
 
 
-def _newest(rows: list[Row], config: Any) -> tuple[list[Row], Counter[str]]:
+def _newest(rows: list[StatusRow], config: Any) -> tuple[list[StatusRow], Counter[str]]:
     """One row of each stage, and how many others it has."""
     wanted: dict[str, str] = {}
     if config is not None:
@@ -101,7 +101,7 @@ def _newest(rows: list[Row], config: Any) -> tuple[list[Row], Counter[str]]:
     return list(chosen.values()), Counter({name: count[name] - 1 for name in chosen})
 
 
-def _configuration(rows: Iterable[Row]) -> str:
+def _configuration(rows: Iterable[StatusRow]) -> str:
     """The configuration kept with the output that was written last."""
     for row in sorted(rows, key=lambda r: r["finished"] or 0, reverse=True):
         data = Store(row["url"]).read("artifacts/config.yaml")
@@ -110,11 +110,11 @@ def _configuration(rows: Iterable[Row]) -> str:
     return ""
 
 
-def _stage(row: Row, earlier: int, reader: Reader) -> Stage:
+def _stage(row: StatusRow, earlier: int, reader: Reader) -> StageSummary:
     output = Output(reader.root, row["stage"], row["fingerprint"])
     pictures, left_out = _pictures(output, reader)
     same = ("fingerprint", "state", "objects", "rows", "failures", "steps", "seconds", "finished", "url")
-    return Stage(
+    return StageSummary(
         name=row["stage"],
         about=STAGES[row["stage"]].about,
         **{key: row[key] for key in same},
@@ -136,7 +136,7 @@ def _artifacts(output: Output, suffixes: tuple[str, ...]) -> list[str]:
     return [name for name in names if not name.startswith("artifacts/step-") or name.split("/")[1] == last]
 
 
-def _pictures(output: Output, reader: Reader) -> tuple[list[Picture], int]:
+def _pictures(output: Output, reader: Reader) -> tuple[list[PageImage], int]:
     names = _artifacts(output, (".png", ".gif", ".webp"))
     found = (reader.picture(_title(name), output.store.read(name)) for name in names[: reader.limits.pictures])
     return [made for made in found if made is not None], max(0, len(names) - reader.limits.pictures)
@@ -257,6 +257,6 @@ def _thumbnails(views: Output, count: int) -> dict[str, bytes]:
 
 def _slanted(poses: Sequence[Any]) -> int:
     """The view of a group whose camera's elevation is nearest to 20 degrees."""
-    centres = np.asarray(poses, np.float64).reshape(-1, 4, 4)[:, :3, 3]
-    elevations = np.degrees(np.arcsin(centres[:, 2] / np.linalg.norm(centres, axis=1)))
+    centers = np.asarray(poses, np.float64).reshape(-1, 4, 4)[:, :3, 3]
+    elevations = np.degrees(np.arcsin(centers[:, 2] / np.linalg.norm(centers, axis=1)))
     return int(np.abs(elevations - _ELEVATION).argmin())

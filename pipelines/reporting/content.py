@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Limits:
+class PageLimits:
     """How much a page may hold. What is left out is counted on the page, with where it lies."""
 
     objects: int = 24
@@ -23,7 +23,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageImage:
     """One embedded picture."""
 
     title: str
@@ -55,7 +55,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """What MLflow has of one output."""
 
     name: str
@@ -78,7 +78,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageSummary:
     """One output of a stage, or a stage that has none."""
 
     name: str
@@ -90,7 +90,7 @@ class Stage:
     rows: int = 0
     failures: int = 0
     steps: int | None = None
-    """Optimiser steps; None for a stage that trains nothing."""
+    """Optimizer steps; None for a stage that trains nothing."""
     seconds: float | None = None
     finished: float | None = None
     """Seconds since the epoch."""
@@ -99,11 +99,11 @@ class Stage:
     url: str = ""
     earlier: int = 0
     """Other outputs of the stage under the root."""
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[PageImage] = ()
     pictures_left_out: int = 0
     tables: Sequence[Table] = ()
     failed: Failed | None = None
-    run: Run | None = None
+    run: RunSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Shown:
     name: str
     category: str
     captions: Sequence[str]
-    picture: Picture | None
+    picture: PageImage | None
     said: str = ""
     """What the stage `caption` says of it; empty where it has not finished."""
 
@@ -132,7 +132,7 @@ class Made:
     """Its object.glb, gzipped, in base64."""
     bytes: int
     """Of the file itself."""
-    pictures: Sequence[Picture]
+    pictures: Sequence[PageImage]
     settings: str
     """settings.json."""
     where: str
@@ -156,7 +156,7 @@ class Report:
     root: str
     written: float
     """Seconds since the epoch."""
-    stages: Sequence[Stage]
+    stages: Sequence[StageSummary]
     shown: Sequence[Shown]
     objects: int
     """In the dataset, those that are not shown among them."""

@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from pipelines.reporting.content import Gallery, Limits, Made, Picture
+from pipelines.reporting.content import Gallery, Made, PageImage, PageLimits
 from pipelines.reporting.media import packed
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import rows_of
@@ -16,10 +16,10 @@ from pipelines.runtime.reading import rows_of
 _PICTURES = {"comparison": "beside what it should look like", "prompt": "the prompt", "png": "all around"}
 _COLUMNS = ["uid", "text", "object", "settings", "glb", *_PICTURES]
 
-Draw = Callable[[str, bytes | None], Picture | None]
+Draw = Callable[[str, bytes | None], PageImage | None]
 
 
-def gallery(output: Output, listing: Output | None, limits: Limits, draw: Draw, notes: list[str]) -> Gallery | None:
+def gallery(output: Output, listing: Output | None, limits: PageLimits, draw: Draw, notes: list[str]) -> Gallery | None:
     """The first objects of a finished output, as many as the limits allow; the others are counted.
 
     Args:

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
-from pipelines.reporting.content import Picture
+from pipelines.reporting.content import PageImage
 from sar3d.errors import UserError
 
 _SMALL = 300_000
@@ -14,7 +14,7 @@ _SMALL = 300_000
 _QUALITY = 88
 
 
-def picture(title: str, data: bytes, side: int) -> Picture:
+def picture(title: str, data: bytes, side: int) -> PageImage:
     """A picture for the page: as it is if it is small, else as WebP, no side longer than `side`.
 
     Raises:
@@ -28,7 +28,7 @@ def picture(title: str, data: bytes, side: int) -> Picture:
                 kind = "image/webp"
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the picture {title} cannot be read ({error}): run its stage again") from error
-    return Picture(title, f"data:{kind};base64,{base64.b64encode(data).decode()}", *size)
+    return PageImage(title, f"data:{kind};base64,{base64.b64encode(data).decode()}", *size)
 
 
 def _smaller(image: Image.Image, side: int) -> tuple[bytes, tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.reporting.content import Chart, Run
+from pipelines.reporting.content import Chart, RunSummary
 from pipelines.runtime.mlflow_run import Place, connect
 from pipelines.runtime.store import Store
 
@@ -31,7 +31,7 @@ class Runs:
     problem: str = ""
     _client: Any = field(default=None, repr=False)
 
-    def of(self, stage: str, run_id: str | None) -> Run | None:
+    def of(self, stage: str, run_id: str | None) -> RunSummary | None:
         """The run of an output, or None where it has none."""
         if run_id is None or self.place is None:
             return None
@@ -43,15 +43,15 @@ class Runs:
                 first = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 self.problem = f"MLflow at {self.place.uri} does not answer, so curves are left out: {first}"
                 self.problem = without_secrets(self.problem)
-        return Run(stage, run_id, "")
+        return RunSummary(stage, run_id, "")
 
-    def _read(self, stage: str, run_id: str, place: Place) -> Run:
+    def _read(self, stage: str, run_id: str, place: Place) -> RunSummary:
         self._client = self._client or connect(place)
         run = self._client.get_run(run_id)
         base = place.uri.rstrip("/") if place.uri.startswith("http") else _UI
         metrics = {k: v for k, v in sorted(run.data.metrics.items()) if not k.startswith("system/")}
         url = f"{without_secrets(base)}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
-        return Run(stage, run_id, url, metrics, self._charts(run_id, metrics))
+        return RunSummary(stage, run_id, url, metrics, self._charts(run_id, metrics))
 
     def _charts(self, run_id: str, metrics: dict[str, float]) -> Sequence[Chart]:
         def rank(name: str) -> tuple[int, str]:

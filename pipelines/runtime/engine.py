@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 
 from pipelines.runtime import cluster, progress
 from pipelines.runtime.fingerprint import fingerprint, identity
+from pipelines.runtime.inputs import Model, Rows, declared, producer
 from pipelines.runtime.interrupt import Interrupted, interruptible
 from pipelines.runtime.lease import Lease
+from pipelines.runtime.models import Exported, check_tokens_of, exported, trained
 from pipelines.runtime.output import Output, ShardRecord, outputs
-from pipelines.runtime.plan import Coverage, Shard, Survey, reusable, shards
-from pipelines.runtime.pool import Job, crew
-from pipelines.runtime.stage import Context, Say, Stage, StageBase, StageReport
-from pipelines.runtime.store import Store
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.plan import Coverage, Listing, Shard, reusable, shards
+from pipelines.runtime.pool import ShardJob, worker_pool
+from pipelines.runtime.stage import Context, Log, Stage, StageBase, StageReport
+from pipelines.runtime.store import Store, join
 from pipelines.runtime.tracking import StageRun, replay
 from sar3d.errors import UserError
 
@@ -39,18 +42,18 @@ class Options:
 DEFAULTS = Options()
 
 
-def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: Say = progress.say) -> StageReport:
-    """Bring the stage's output for this configuration up to date.
+def run_stage(stage: Stage[Any], config: Pipeline, options: Options = DEFAULTS, log: Log = progress.log) -> StageReport:
+    """Bring a data stage's output for this configuration up to date.
 
-    `config` is a resolved `PipelineConfig`. Raises `UserError` for everything that a person can mend, with what was
-    done until then committed; `Interrupted` after SIGTERM or SIGINT.
+    Raises `UserError` for everything that a person can mend, with what was done until then committed; `Interrupted`
+    after SIGTERM or SIGINT.
     """
     started = time.time()
-    context = prepare(stage, config, say)
+    context = prepare(stage, config, log)
     base = fingerprint(stage.name, stage.version, stage.identity(context))
-    upstream = {n: o.content() for n, o in context.inputs.items()}
-    survey = None if upstream else _survey(stage, context, say)
-    full = fingerprint(base, context.config.retry, upstream or (survey.digest if survey else ""))
+    upstream = {n: o.content() for n, o in context.upstream().items()}
+    listing = None if upstream else _listing(stage, context, log)
+    full = fingerprint(base, context.config.retry, upstream or (listing.digest if listing else ""))
     output = Output(config.root, stage.name, full)
     try:
         success = output.finished()
@@ -58,102 +61,134 @@ def run_stage(stage: Stage[Any], config: Any, options: Options = DEFAULTS, say: 
             point(stage, config, full, options)
             replay(config, output, stage.name)
             return _report(stage, output, "reused", "finished before", started)
-        survey = survey or _survey(stage, context, say)
+        listing = listing or _listing(stage, context, log)
         if options.dry_run:
-            return _foresee(stage, output, survey, base, context, started)
+            return _foresee(stage, output, listing, base, context, started)
         point(stage, config, full, options)
-        with Lease(output.state, f"{stage.name} {full}", options.wait, say) as lease, interruptible():
+        with Lease(output.state, f"{stage.name} {full}", options.wait, log) as lease, interruptible():
             success = output.finished()  # whoever held the lease before us may have finished
             if success is not None:
                 return _report(stage, output, "reused", "another submission finished it", started)
-            work = Work(stage, context, config, output, survey, base, upstream, lease, say)
+            work = StageWork(stage, context, config, output, listing, base, upstream, lease, log)
             return work.run(started)
     finally:
-        if survey is not None:
-            survey.close()
+        if listing is not None:
+            listing.close()
 
 
-def _survey(stage: Stage[Any], context: Context[Any], say: Say) -> Survey:
-    survey = Survey(stage.items(context, say))
-    if not len(survey):
-        survey.close()
+def _listing(stage: Stage[Any], context: Context[Any], log: Log) -> Listing:
+    listing = Listing(stage.items(context, log))
+    if not len(listing):
+        listing.close()
         raise UserError(f"{stage.name} has nothing to do: its listing holds no object")
-    return survey
+    return listing
 
 
-def prepare(stage: StageBase[Any], config: Any, say: Say) -> Context[Any]:
-    """Find the inputs, settle `auto` settings, check what can be checked."""
-    section = getattr(config, stage.name)
-    context = Context(_resolved(stage, section, config, say), _inputs(stage, config), config)
+def prepare(stage: StageBase[Any], config: Pipeline, log: Log) -> Context[Any]:
+    """Find the declared inputs, settle `auto` settings, check what can be checked."""
+    section = config.section(stage)
+    made = {upstream.name: finished(upstream, config, stage.name) for upstream in config.depends_on(stage)}
+    context = Context(
+        config=_resolved(stage, section, config, log),
+        rows={name: made[getattr(section, name)] for name, _ in declared(section, Rows)},
+        models=_models(stage, config, made),
+        files=join(config.root, stage.name, "files"),
+    )
     stage.check(context)
     return context
 
 
-def _resolved(stage: StageBase[Any], section: Any, config: Any, say: Say) -> Any:
+def _models(stage: StageBase[Any], config: Pipeline, made: dict[str, Output]) -> dict[str, Exported]:
+    """The models that the section's fields mean. Raises `UserError` where one takes the tokens of another VQVAE."""
+    found: dict[str, Exported] = {}
+    section = config.section(stage)
+    for name, model in declared(section, Model):
+        kind, source = model.kind or stage.writes, producer(section, name, model, config.registry)
+        try:
+            if source:
+                found[name] = trained(made[source], kind)
+            elif getattr(section, name):
+                found[name] = exported(getattr(section, name), kind)
+        except UserError as error:
+            raise UserError(f"{stage.name}.{name} cannot be used: {error}") from error
+    for name, ref in found.items():
+        if "vqvae" in found:
+            check_tokens_of(ref, found["vqvae"], name.replace("_", " "), f"{stage.name}.vqvae")
+    return found
+
+
+def model_of(config: Pipeline, stage: StageBase[Any], name: str) -> Exported:
+    """The model that one field of a stage's section means. Raises `UserError` if it is missing or not finished."""
+    section = config.section(stage)
+    model = next(model for field, model in declared(section, Model) if field == name)
+    kind, source = model.kind or stage.writes, producer(section, name, model, config.registry)
+    if source:
+        return trained(finished(config.registry[source], config, stage.name), kind)
+    return exported(getattr(section, name), kind)
+
+
+def _resolved(stage: StageBase[Any], section: Any, config: Pipeline, log: Log) -> Any:
     """Settle `auto` settings once per configuration and root, so that another machine resumes the same work."""
     store = Store(config.root).at(stage.name)
     name = f"_resolved/{fingerprint(identity(section))}.json"
     known = store.read(name)
     if known is not None:
         return dataclasses.replace(section, **json.loads(known))
-    settled = stage.resolve(section, say)
+    settled = stage.resolve(section, log)
     changed = {
         f.name: getattr(settled, f.name)
         for f in dataclasses.fields(section)
         if getattr(settled, f.name) != getattr(section, f.name)
     }
     if changed and not store.create(name, json.dumps(changed).encode()):
-        return _resolved(stage, section, config, say)
+        return _resolved(stage, section, config, log)
     return settled
 
 
-def pointer(stage: StageBase[Any], config: Any) -> str:
+def pointer(stage: StageBase[Any], config: Pipeline) -> str:
     """The file that says which output of a stage is the current one of a configuration."""
     parts = [
-        identity(getattr(config, stage.name), listing=True),
-        *[pointer(s, config) for s in upstream_of(stage, config)],
+        identity(config.section(stage), listing=True),
+        *[pointer(upstream, config) for upstream in config.depends_on(stage)],
     ]
     return f"_current/{fingerprint(*parts)}.json"
 
 
-def upstream_of(stage: StageBase[Any], config: Any) -> list[StageBase[Any]]:
-    """The stages that a stage reads under this configuration."""
-    from pipelines.registry import STAGES
-
-    return [STAGES[name] for name in stage.reads(getattr(config, stage.name))]
-
-
-def current(stage: StageBase[Any], config: Any) -> Output | None:
+def current(stage: StageBase[Any], config: Pipeline) -> Output | None:
     """The output that this configuration last worked on, finished or not."""
     data = Store(config.root).at(stage.name).read(pointer(stage, config))
     return Output(config.root, stage.name, json.loads(data)["fingerprint"]) if data is not None else None
 
 
-def point(stage: StageBase[Any], config: Any, full: str, options: Options) -> None:
+def point(stage: StageBase[Any], config: Pipeline, full: str, options: Options) -> None:
     store, name = Store(config.root).at(stage.name), pointer(stage, config)
     body = json.dumps({"fingerprint": full}).encode()
     if not options.dry_run and store.read(name) != body:
         store.put(name, body)
 
 
-def _inputs(stage: StageBase[Any], config: Any) -> dict[str, Output]:
-    found = {}
-    for upstream in upstream_of(stage, config):
-        output = current(upstream, config)
-        if output is None or not upstream.finished(output, getattr(config, upstream.name)):
-            state = "has not been run" if output is None else "has not finished"
-            raise UserError(
-                f"{stage.name} reads the output of {upstream.name}, which {state} for this configuration under "
-                f"{config.root}: run `sar3d {upstream.name}` with the same configuration first"
-            )
-        found[upstream.name] = output
-    return found
+def is_finished(stage: StageBase[Any], config: Pipeline) -> Output | None:
+    """The stage's output if it is all that this configuration asks for, else None."""
+    output = current(stage, config)
+    return output if output is not None and stage.finished(output, config.section(stage)) else None
+
+
+def finished(stage: StageBase[Any], config: Pipeline, reader: str) -> Output:
+    """The finished output of a stage. Raises `UserError` if there is none, naming the stage that wants it."""
+    output = is_finished(stage, config)
+    if output is None:
+        state = "has not been run" if current(stage, config) is None else "has not finished"
+        raise UserError(
+            f"{reader} reads the output of {stage.name}, which {state} for this configuration under "
+            f"{config.root}: run `sar3d {stage.name}` with the same configuration first"
+        )
+    return output
 
 
 def _foresee(
-    stage: Stage[Any], output: Output, survey: Survey, base: str, context: Context[Any], started: float
+    stage: Stage[Any], output: Output, listing: Listing, base: str, context: Context[Any], started: float
 ) -> StageReport:
-    coverage = Coverage(survey)
+    coverage = Coverage(listing)
     reused = 0
     if output.state.exists("plan.json"):
         done = [r for r in output.records().values() if coverage.take(r)]
@@ -164,10 +199,10 @@ def _foresee(
         why = "would refer to earlier shards" if reused else "no output has this fingerprint"
     todo = int((~coverage.mask).sum())
     size = context.config.shard_objects
-    why += f"; {todo:,} of {len(survey):,} objects in {-(-todo // size):,} shards are to be done"
+    why += f"; {todo:,} of {len(listing):,} objects in {-(-todo // size):,} shards are to be done"
     seconds = time.time() - started
     return StageReport(
-        stage.name, output.fingerprint, "planned", why, output.url, 0, len(survey), 0, seconds, 0, reused
+        stage.name, output.fingerprint, "planned", why, output.url, 0, len(listing), 0, seconds, 0, reused
     )
 
 
@@ -193,24 +228,24 @@ def _report(stage: Stage[Any], output: Output, state: str, why: str, started: fl
     )
 
 
-class Work:
+class StageWork:
     """The part of a run that holds the lease."""
 
     def __init__(
         self,
         stage: Stage[Any],
         context: Context[Any],
-        config: Any,
+        config: Pipeline,
         output: Output,
-        survey: Survey,
+        listing: Listing,
         base: str,
         upstream: dict[str, str],
         lease: Lease,
-        say: Say,
+        log: Log,
     ) -> None:
         self.stage, self.context, self.config, self.output = stage, context, config, output
-        self.survey, self.base, self.upstream, self.lease, self.say = survey, base, upstream, lease, say
-        self.coverage = Coverage(survey)
+        self.listing, self.base, self.upstream, self.lease, self.log = listing, base, upstream, lease, log
+        self.coverage = Coverage(listing)
         self.records: dict[str, ShardRecord] = {}
         self.counts = np.zeros(3, np.int64)
         """Objects, failed ones, rows, of all records."""
@@ -218,9 +253,9 @@ class Work:
     def run(self, started: float) -> StageReport:
         plan = self._plan()
         known = len(self.records)
-        with StageRun(self.stage, self.config, self.context, self.output, len(self.survey)) as tracked:
+        with StageRun(self.stage, self.config, self.context, self.output, len(self.listing)) as tracked:
             self.tracked = tracked
-            self.bar = progress.Progress(self.stage.name, len(self.survey), self.say)
+            self.bar = progress.Progress(self.stage.name, len(self.listing), self.log)
             self.bar.update(*map(int, self.counts))
             try:
                 self._distribute(plan)
@@ -265,34 +300,41 @@ class Work:
         for record in self.records.values():
             self.counts += (record.items, len(record.failures), record.rows)
         if self.records:
-            self.say(
+            self.log(
                 f"{self.stage.name}: {len(self.records)} shards are committed already, {len(adopted)} by earlier runs"
             )
         prefix = f"part-{self.output.fingerprint[:8]}"
-        planned = shards(self.survey, self.coverage.mask, plan["shard_objects"], prefix)
+        planned = shards(self.listing, self.coverage.mask, plan["shard_objects"], prefix)
         return (s for s in planned if s.name not in self.records)
 
     def _distribute(self, plan: Iterable[Shard]) -> None:
-        """Hand shards to a crew of workers, a bounded number ahead of what it can do; take in what they commit."""
+        """Hand shards to a pool of workers, a bounded number ahead of what it can do; take in what they commit."""
         pending = iter(plan)
         shard = next(pending, None)
         if shard is None:
             return
-        ray = cluster.connect(self.config.cluster)
+        ray = cluster.connect(self.config.cluster, self.log)
+        with cluster.watched(ray, self.config.cluster):
+            self._distribute_on(ray, shard, pending)
+
+    def _distribute_on(self, ray: Any, shard: Shard | None, pending: Iterator[Shard]) -> None:
         settings = self.context.config
         settings = dataclasses.replace(settings, gpus=self.stage.gpus(settings, cluster.gpus(ray)))
-        cluster.await_room(ray, settings.cpus, settings.gpus, self.config.cluster.patience, self.say)
-        marker = cluster.mark(self.config.root, self.stage.places(self.context))
+        cluster.await_room(ray, settings.cpus, settings.gpus, self.config.cluster.patience, self.log)
+        room = cluster.RoomMonitor(ray, self.stage.name, (settings.cpus, settings.gpus), self.config.cluster, self.log)
+        marker = cluster.mark(self.config.root, self.stage.shared_paths(self.context))
         try:
             cluster.check_nodes(ray, marker)
             context = dataclasses.replace(self.context, config=settings)
-            with crew(ray, Job(self.stage, context, self.output, marker)) as workers:
+            with worker_pool(ray, ShardJob(self.stage, context, self.output, marker)) as workers:
                 while shard is not None or workers.unfinished():
                     while shard is not None and workers.room() > 0:
                         workers.give(shard)
                         shard = next(pending, None)
                     for record in workers.collect():
+                        room.over()
                         self._take(record)
+                    room.look()
                     if self.lease.lost.is_set():
                         raise UserError(f"another submission took over {self.stage.name} {self.output.fingerprint}")
         finally:
@@ -319,7 +361,8 @@ class Work:
         return {
             "version": self.stage.version,
             "config": identity(self.context.config),
-            "inputs": self.upstream or {"listing": self.survey.digest},
+            "inputs": self.upstream or {"listing": self.listing.digest},
+            "models": {name: model.digest for name, model in self.context.models.items()},
             "schema": self.stage.schema(self.context).to_string(show_field_metadata=False),
         }
 
@@ -339,13 +382,13 @@ class Work:
             self.output.finish(self._ordered(), {**self._description(), "complete": False})
             self.output.state.put("stopped.json", json.dumps({"reason": str(error), "time": time.time()}).encode())
         except (UserError, OSError) as second:
-            self.say(f"{self.stage.name}: the failures could not be written either: {second}")
+            self.log(f"{self.stage.name}: the failures could not be written either: {second}")
 
     def _keep_artifacts(self, tracked: StageRun) -> None:
-        for name, data in self.stage.artifacts(self.context, self.output, self.say).items():
+        for name, data in self.stage.artifacts(self.context, self.output, self.log).items():
             tracked.artifact(name, data)
         summary = self.stage.summary(self.context, self.output)
         tracked.metrics(summary)
         if 0 < len(summary) <= _FEW:
-            self.say(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
+            self.log(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
         tracked.failures(self.output.failures())

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from sar3d.errors import UserError
+
 
 class Interrupted(BaseException):
     """The program was asked to end; `code` is its exit code (128 + the signal's number)."""
@@ -39,13 +41,14 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Around calls of Ray in the main thread: a signal that falls into one of its C callbacks comes out as itself.
+    """Around calls of Ray in the main thread: what the handler of a signal raises in one of its C callbacks comes out
+    as itself.
 
     Python reports an exception that such a callback returned with as the cause of a `SystemError`.
     """
     try:
         yield
     except SystemError as error:
-        if isinstance(error.__cause__, Interrupted):
+        if isinstance(error.__cause__, Interrupted | UserError):
             raise error.__cause__ from None
         raise

@@ -46,9 +46,9 @@ class Lease:
     """Held while a stage writes to its output folder; use as a context manager."""
 
     def __init__(
-        self, store: Store, what: str, wait: bool = False, say: Callable[[str], None] = lambda _: None
+        self, store: Store, what: str, wait: bool = False, log: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.store, self.what, self.wait, self.say = store, what, wait, say
+        self.store, self.what, self.wait, self.log = store, what, wait, log
         self.lost = threading.Event()
         self._stop = threading.Event()
         self._beat = 0
@@ -89,7 +89,7 @@ class Lease:
     def _watch(self, number: int, holder: dict[str, Any]) -> None:
         """Return when the holder may have gone; raise if it is alive and we shall not wait."""
         who = f"process {holder['pid']} on {holder['host']}"
-        self.say(f"{self.what} may be in the hands of {who}; watching its heartbeat")
+        self.log(f"{self.what} may be in the hands of {who}; watching its heartbeat")
         since = time.monotonic()
         while time.monotonic() - since < PATIENCE:
             time.sleep(BEAT / 4)
@@ -102,7 +102,7 @@ class Lease:
                         f"{self.what} is being worked on by {who}: let it finish, or add --wait to queue behind it"
                     )
                 holder, since = current, time.monotonic()
-        self.say(f"{who} has shown no heartbeat for {PATIENCE:.0f} s; taking over")
+        self.log(f"{who} has shown no heartbeat for {PATIENCE:.0f} s; taking over")
         # A released successor: of all who watched, whoever creates the number after it holds the lease.
         self.store.create(_name(number + 1), self._state(released=True))
 

@@ -35,7 +35,7 @@ class Shard:
     keys: list[str]
 
 
-class Survey:
+class Listing:
     """The listing of a stage's items: their number, their keys, a digest of all of them, the items themselves."""
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -79,14 +79,14 @@ class Survey:
 
 
 class Coverage:
-    """Which items of a survey are in shards that exist already."""
+    """Which items of a listing are in shards that exist already."""
 
-    def __init__(self, survey: Survey) -> None:
+    def __init__(self, listing: Listing) -> None:
         # Two 64-bit halves: void arrays neither sort nor search.
-        halves = np.frombuffer(survey.keys.tobytes(), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+        halves = np.frombuffer(listing.keys.tobytes(), dtype=">u8").reshape(-1, 2).astype(np.uint64)
         self._order = np.lexsort((halves[:, 1], halves[:, 0]))
         self._high, self._low = halves[self._order, 0], halves[self._order, 1]
-        self.mask = np.zeros(len(survey), dtype=bool)
+        self.mask = np.zeros(len(listing), dtype=bool)
 
     def take(self, record: ShardRecord) -> bool:
         """Count a shard's items as covered, if all are listed and none is covered yet; says whether they were."""
@@ -123,16 +123,16 @@ def reusable(coverage: Coverage, earlier: Output, again: bool) -> Iterator[Shard
             yield record
 
 
-def shards(survey: Survey, covered: NDArray[np.bool_], size: int, prefix: str) -> Iterator[Shard]:
+def shards(listing: Listing, covered: NDArray[np.bool_], size: int, prefix: str) -> Iterator[Shard]:
     """Cut the uncovered items, in the order of the listing, into shards of `size`."""
     items: list[Item] = []
     keys: list[str] = []
     index = 0
-    for i, item in enumerate(survey.items()):
+    for i, item in enumerate(listing.items()):
         if covered[i]:
             continue
         items.append(item)
-        keys.append(survey.keys[i].tobytes().hex())
+        keys.append(listing.keys[i].tobytes().hex())
         if len(items) == size:
             yield Shard(f"{prefix}-{index:05d}", items, keys)
             items, keys, index = [], [], index + 1

@@ -15,6 +15,7 @@ from pipelines.runtime import cluster
 from pipelines.runtime.interrupt import unwrapped
 from pipelines.runtime.output import Failure, Output, ShardRecord, ShardWriter
 from pipelines.runtime.plan import Shard
+from pipelines.runtime.presence import ClusterLostError
 from pipelines.runtime.stage import Context, Stage
 from pipelines.runtime.store import disk_errors
 from sar3d.errors import UserError
@@ -24,7 +25,7 @@ LOSSES = 20
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """What every worker gets to know."""
 
     stage: Stage[Any]
@@ -33,7 +34,7 @@ class Job:
     marker: cluster.Marker
 
 
-def run_shard(job: Job, shard: Shard, state: Any = None) -> ShardRecord:
+def run_shard(job: ShardJob, shard: Shard, state: Any = None) -> ShardRecord:
     """Make and commit one shard."""
     job.marker.check()
     started = time.monotonic()
@@ -55,10 +56,10 @@ def run_shard(job: Job, shard: Shard, state: Any = None) -> ShardRecord:
         return output.commit(path, record)[0]
 
 
-class Crew(ABC):
+class WorkerPool(ABC):
     """Workers that turn shards into records, in any order."""
 
-    def __init__(self, ray: Any, job: Job) -> None:
+    def __init__(self, ray: Any, job: ShardJob) -> None:
         self.ray, self.job = ray, job
         settings = job.context.config
         self.resources = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "memory": settings.memory}
@@ -105,19 +106,23 @@ class Crew(ABC):
 
 
 @contextmanager
-def crew(ray: Any, job: Job) -> Iterator[Crew]:
-    """The kind of crew that the stage needs; stopped on the way out."""
-    workers = Actors(ray, job) if job.stage.stateful else Tasks(ray, job)
+def worker_pool(ray: Any, job: ShardJob) -> Iterator[WorkerPool]:
+    """The kind of pool that the stage needs; stopped on the way out, unless the cluster has gone."""
+    workers = ActorPool(ray, job) if job.stage.stateful else TaskPool(ray, job)
     try:
         yield workers
-    finally:
+    except ClusterLostError:
+        raise
+    except BaseException:
         workers.close()
+        raise
+    workers.close()
 
 
-class Tasks(Crew):
+class TaskPool(WorkerPool):
     """One Ray task per shard; Ray itself repeats a task that is lost with its node."""
 
-    def __init__(self, ray: Any, job: Job) -> None:
+    def __init__(self, ray: Any, job: ShardJob) -> None:
         super().__init__(ray, job)
         self._task = ray.remote(**self.resources, max_retries=LOSSES)(run_shard)
         self._job_ref = ray.put(job)
@@ -145,7 +150,7 @@ class Tasks(Crew):
                 raise self._lost(shard.name, error) from error
 
     def close(self) -> None:
-        # Cancelling a task at the moment of its completion aborts the driver inside Ray. What is still running when
+        # Canceling a task at the moment of its completion aborts the driver inside Ray. What is still running when
         # the wait is over ends with the driver, and has committed nothing or a whole shard.
         if self._flying:
             self.ray.wait(list(self._flying), num_returns=len(self._flying), timeout=15)
@@ -154,7 +159,7 @@ class Tasks(Crew):
 class ShardWorker:
     """The actor: opens the stage's state once, then makes one shard after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ShardJob) -> None:
         self.job = job
         self.state: Any = None
 
@@ -166,13 +171,13 @@ class ShardWorker:
         return run_shard(self.job, shard, self.state)
 
 
-class Actors(Crew):
+class ActorPool(WorkerPool):
     """Actors that keep the stage's state. A shard goes only to an actor that has opened it, so one that waits for
     room in the cluster, or for a node that never comes, holds up nothing. A lost actor is replaced, and its shard is
     given to another.
     """
 
-    def __init__(self, ray: Any, job: Job) -> None:
+    def __init__(self, ray: Any, job: ShardJob) -> None:
         super().__init__(ray, job)
         self._actor = ray.remote(**self.resources, max_restarts=0)(ShardWorker)
         self._job_ref = ray.put(job)

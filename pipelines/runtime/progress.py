@@ -10,16 +10,16 @@ from rich.console import Console
 _console = Console(stderr=True, highlight=False)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """One line for the person who runs the program."""
     _console.print(text, markup=False, soft_wrap=True)
 
 
-class Line:
+class ProgressLine:
     """What is going on, in one line that changes."""
 
-    def __init__(self, say: Callable[[str], None] = say, every: float = 10.0) -> None:
-        self._say, self._every = say, every
+    def __init__(self, log: Callable[[str], None] = log, every: float = 10.0) -> None:
+        self._say, self._every = log, every
         self._status = _console.status("") if sys.stderr.isatty() else None
         if self._status is not None:
             self._status.start()
@@ -41,9 +41,9 @@ class Line:
 class Progress:
     """Objects done of `total`; the rate counts this run only, not what was committed before it."""
 
-    def __init__(self, name: str, total: int, say: Callable[[str], None] = say, every: float = 10.0) -> None:
+    def __init__(self, name: str, total: int, log: Callable[[str], None] = log, every: float = 10.0) -> None:
         self.name, self.total = name, total
-        self._line = Line(say, every)
+        self._line = ProgressLine(log, every)
         self._first: int | None = None
         self.rate = 0.0
 
@@ -61,11 +61,11 @@ class Progress:
 
 
 class StepProgress:
-    """Optimiser steps done of `total`, with the loss; a restart goes back, and the rate with it."""
+    """Optimizer steps done of `total`, with the loss; a restart goes back, and the rate with it."""
 
-    def __init__(self, name: str, total: int, say: Callable[[str], None] = say, every: float = 10.0) -> None:
+    def __init__(self, name: str, total: int, log: Callable[[str], None] = log, every: float = 10.0) -> None:
         self.name, self.total = name, total
-        self._line = Line(say, every)
+        self._line = ProgressLine(log, every)
         self._seen: tuple[int, float] | None = None
         self._rate = 0.0
 
@@ -81,6 +81,8 @@ class StepProgress:
         line = f"{self.name}: step {step:,}/{self.total:,}, loss {metrics['loss']:.4g}"
         if "samples_per_second" in metrics:
             line += f", {metrics['samples_per_second']:,.1f} samples/s"
+        if "mfu" in metrics:
+            line += f", {100 * metrics['mfu']:.0f} % MFU"
         left = f", {timedelta(seconds=round((self.total - step) / self._rate))} left" if self._rate else ""
         self._line.show(line + left, last=step == self.total)
 

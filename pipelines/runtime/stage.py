@@ -7,11 +7,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
+from pipelines.runtime.fingerprint import identity
+from pipelines.runtime.inputs import shared_folders
+from pipelines.runtime.models import Exported
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 
 Row = dict[str, Any]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,56 +43,58 @@ D = TypeVar("D", bound=StageConfig)
 
 @dataclass(frozen=True)
 class Context(Generic[C]):
-    """What a stage's functions get to know: its settings, and where its inputs lie."""
+    """What a stage's methods get to know: its own settings, and its declared inputs. All of it is in its identity."""
 
     config: C
     """The stage's own section, `auto` values resolved."""
-    inputs: dict[str, Output]
-    """Finished outputs of the stages that it reads, by stage name."""
-    everything: Any
-    """The whole resolved configuration (a `PipelineConfig`)."""
+    rows: dict[str, Output] = field(default_factory=dict)
+    """Finished outputs whose rows it reads, by the field that declares them."""
+    models: dict[str, Exported] = field(default_factory=dict)
+    """Models that it uses, by the field that declares them."""
+    files: str = ""
+    """URL of a folder for what lies beside the stage's outputs, such as transferred files."""
     state: Any = None
     """On a worker: what the stage's `open` returned there."""
+
+    def upstream(self) -> dict[str, Output]:
+        """The outputs whose rows it reads, by the name of their stage."""
+        return {output.stage: output for output in self.rows.values()}
 
 
 class StageBase(ABC, Generic[C]):
     """What every kind of stage has, whatever it makes. Instances hold no state."""
 
     name: ClassVar[str]
+    section: ClassVar[type[Any]]
+    """The class of its settings."""
     version: ClassVar[int]
     """Raised by hand whenever what comes out changes; never otherwise."""
-    inputs: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[str] = ""
+    """The schema of its rows, or the kind of its model, by which other stages find it."""
     about: ClassVar[str]
     """One line for `--help`."""
-
-    @abstractmethod
-    def run(self, config: Any, options: Any, say: Say) -> "StageReport":
-        """Bring the stage's output for a resolved `PipelineConfig` up to date; `options` are the engine's `Options`."""
-
-    def reads(self, section: C) -> tuple[str, ...]:
-        """Names of the stages whose outputs it reads under these settings; by default `inputs`."""
-        return self.inputs
 
     def finished(self, output: Output, section: C) -> bool:
         """Whether an output is all that these settings ask for."""
         return output.finished() is not None
 
-    def resolve(self, config: C, say: Say) -> C:
+    def resolve(self, config: C, log: Log) -> C:
         """Replace `auto` settings by what they mean here. Called once per configuration; the result is remembered."""
         return config
 
     def check(self, context: Context[C]) -> None:
         """Raise `UserError` for what can be known to be wrong before anything is listed."""
 
-    def identity(self, context: Context[C]) -> Any:
-        """The part of the settings that decides what comes out. Default: all identity fields."""
-        from pipelines.runtime.fingerprint import identity
+    def identity(self, context: Context[C]) -> dict[str, Any]:
+        """What decides the output: the identity fields of the settings, and the digests of the models.
 
-        return identity(context.config)
+        Rows that are read count through their outputs' fingerprints.
+        """
+        return {"settings": identity(context.config), "models": {n: m.digest for n, m in context.models.items()}}
 
-    def places(self, context: Context[C]) -> list[str]:
+    def shared_paths(self, context: Context[C]) -> list[str]:
         """Local folders, besides the root, that every node must be able to see."""
-        return []
+        return list(shared_folders(context.config))
 
 
 class Stage(StageBase[D]):
@@ -98,19 +103,12 @@ class Stage(StageBase[D]):
     stateful: ClassVar[bool] = False
     """Whether `open` makes something that is worth keeping from shard to shard (a model): then actors do the work."""
 
-    def run(self, config: Any, options: Any, say: Say) -> "StageReport":
-        from pipelines.runtime.engine import run_stage
-
-        return run_stage(self, config, options, say)
-
-    def identity(self, context: Context[D]) -> Any:
-        """The part of the settings that decides a row's content, given its item. Default: all identity fields."""
-        from pipelines.runtime.fingerprint import identity
-
-        return identity(replace(context.config, retry=0))
+    def identity(self, context: Context[D]) -> dict[str, Any]:
+        """What decides a row's content, given its item."""
+        return super().identity(replace(context, config=replace(context.config, retry=0)))
 
     @abstractmethod
-    def items(self, context: Context[D], say: Say) -> Iterable[Item]:
+    def items(self, context: Context[D], log: Log) -> Iterable[Item]:
         """List the items, each uid once, always in the same order. An item holds everything its rows are made of."""
 
     @abstractmethod
@@ -129,7 +127,7 @@ class Stage(StageBase[D]):
         """The GPUs that one worker reserves on a cluster that has `available` of them."""
         return config.gpus
 
-    def artifacts(self, context: Context[D], output: Output, say: Say) -> dict[str, bytes]:
+    def artifacts(self, context: Context[D], output: Output, log: Log) -> dict[str, bytes]:
         """Pictures and tables of a finished output, by file name."""
         return {}
 
@@ -155,5 +153,5 @@ class StageReport:
     shards_run: int = 0
     shards_reused: int = 0
     steps: int | None = None
-    """Optimiser steps that the model has been trained for; None for a data stage."""
+    """Optimizer steps that the model has been trained for; None for a data stage."""
     run_id: str | None = None

@@ -108,6 +108,9 @@ class Tracker:
         self._thread.join(patience)
         if self._monitor is not None:
             with contextlib.suppress(Exception):
+                # The monitor samples every second; a stage that took no longer has one sample, too.
+                self._monitor.collect_metrics()
+                self._monitor.publish_metrics(self._monitor.aggregate_metrics())
                 self._monitor.finish()
         if self._spool.exists() or self._thread.is_alive():
             return (
@@ -216,7 +219,8 @@ class StageRun:
             self._send("params", values=params)
             tags = {"fingerprint": self._output.fingerprint, "output": self._output.url}
             self._send("tags", values=tags)
-            inputs = [{"name": n, "digest": o.fingerprint, "url": o.url} for n, o in context.inputs.items()]
+            inputs = [{"name": n, "digest": o.fingerprint, "url": o.url} for n, o in context.upstream().items()]
+            inputs += [{"name": n, "digest": m.digest[:36], "url": m.url} for n, m in context.models.items()]
             self._send("inputs", values=inputs or [{"name": "listing", "digest": self._output.fingerprint, "url": ""}])
         return self
 

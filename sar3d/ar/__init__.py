@@ -6,16 +6,15 @@ Heavy names load when they are first used, so that `sar3d.ar.config` costs no mo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sar3d.ar.config import PRESETS, ARConfig, ConditionKind, preset
+from sar3d.ar.config import PRESETS, ARConfig, preset
 
 if TYPE_CHECKING:
     from sar3d.ar.attention import AttentionKind
-    from sar3d.ar.condition import Condition
     from sar3d.ar.transformer import ARTransformer
 
-__all__ = ["PRESETS", "ARConfig", "ARTransformer", "AttentionKind", "Condition", "ConditionKind", "preset"]
+__all__ = ["PRESETS", "ARConfig", "ARTransformer", "AttentionKind", "preset"]
 
-_HOMES = {"ARTransformer": "transformer", "AttentionKind": "attention", "Condition": "condition"}
+_HOMES = {"ARTransformer": "transformer", "AttentionKind": "attention"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,14 +20,14 @@ from sar3d.errors import UserError
 
 AttentionKind = Literal["dense", "flex", "scales"]
 
-Attend = Callable[[Float[Tensor, "B H L E"], Float[Tensor, "B H L E"], Float[Tensor, "B H L E"]], Tensor]
-"""Queries, keys and values of some tokens → what they gather, (B, H, L, E). Training attends over the whole sequence;
-decoding attends from one scale to itself and the keys it has kept."""
+Attend = Callable[[Float[Tensor, "B A L E"], Float[Tensor, "B A L E"], Float[Tensor, "B A L E"]], Tensor]
+"""Queries, keys and values of some tokens to their attended values, (B, A, L, E). Training attends over the whole sequence;
+decoding attends from one scale to itself and to the cached scales before it."""
 
 
 def full_attention(
-    q: Float[Tensor, "B H L E"], k: Float[Tensor, "B H N E"], v: Float[Tensor, "B H N E"]
-) -> Float[Tensor, "B H L E"]:
+    q: Float[Tensor, "B A L E"], k: Float[Tensor, "B A N E"], v: Float[Tensor, "B A N E"]
+) -> Float[Tensor, "B A L E"]:
     """Attention of every query to every key. Queries carry their temperature, so the scores are not scaled."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad:
         # The backward pass of PyTorch's fused kernel takes 1.4 to 5 times as long as these products, from 2,040 to 30 keys.
@@ -35,8 +35,8 @@ def full_attention(
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
-def level_attention(kind: AttentionKind | None, ends: tuple[int, ...], device: torch.device) -> Attend:
-    """Attention over a sequence whose scales end at `ends` (`ARConfig.ends`, or a prefix of it).
+def scale_causal_attention(kind: AttentionKind | None, ends: tuple[int, ...], device: torch.device) -> Attend:
+    """Attention, causal over scales, over a sequence whose scales end at `ends` (`ARConfig.ends`, or a prefix of it).
 
     Args:
         kind: None for the fastest on the device: `flex` on a GPU where it can be compiled, else `scales`. On the CPU
@@ -47,11 +47,11 @@ def level_attention(kind: AttentionKind | None, ends: tuple[int, ...], device: t
     """
     kind = kind or best_attention(device)
     if kind == "dense":
-        return partial(F.scaled_dot_product_attention, attn_mask=level_mask(ends, device), scale=1.0)
+        return partial(F.scaled_dot_product_attention, attn_mask=scale_causal_mask(ends, device), scale=1.0)
     if kind == "flex":
-        return partial(flex_level_attention, block_mask=level_block_mask(ends, device))
+        return partial(flex_scale_causal_attention, block_mask=scale_causal_block_mask(ends, device))
     if kind == "scales":
-        return partial(scales_attention, ends=ends)
+        return partial(per_scale_attention, ends=ends)
     raise UserError(f"there is no attention {kind}: choose one of {', '.join(get_args(AttentionKind))}")
 
 
@@ -61,30 +61,30 @@ def best_attention(device: torch.device) -> AttentionKind:
 
 
 @lru_cache(maxsize=16)
-def level_mask(ends: tuple[int, ...], device: torch.device) -> Bool[Tensor, "L L"]:
+def scale_causal_mask(ends: tuple[int, ...], device: torch.device) -> Bool[Tensor, "L L"]:
     """Which key (column) each query (row) sees."""
-    level = _levels(ends, device)
-    return level[:, None] >= level
+    scale = _scale_of_token(ends, device)
+    return scale[:, None] >= scale
 
 
 @lru_cache(maxsize=16)
-def level_block_mask(ends: tuple[int, ...], device: torch.device) -> BlockMask:
-    """The same for FlexAttention, which skips the blocks that nothing is seen of."""
-    level = _levels(ends, device)
+def scale_causal_block_mask(ends: tuple[int, ...], device: torch.device) -> BlockMask:
+    """The same mask for FlexAttention, which skips blocks that are masked entirely."""
+    scale = _scale_of_token(ends, device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return level[query] >= level[key]
+        return scale[query] >= scale[key]
 
     return create_block_mask(sees, None, None, ends[-1], ends[-1], device=device)
 
 
-def _levels(ends: tuple[int, ...], device: torch.device) -> Tensor:
+def _scale_of_token(ends: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.bucketize(torch.arange(ends[-1], device=device), torch.tensor(ends, device=device), right=True)
 
 
-def scales_attention(
-    q: Float[Tensor, "B H L E"], k: Float[Tensor, "B H L E"], v: Float[Tensor, "B H L E"], ends: tuple[int, ...]
-) -> Float[Tensor, "B H L E"]:
+def per_scale_attention(
+    q: Float[Tensor, "B A L E"], k: Float[Tensor, "B A L E"], v: Float[Tensor, "B A L E"], ends: tuple[int, ...]
+) -> Float[Tensor, "B A L E"]:
     """One attention per scale, over the keys so far: 62 % of the pairs of the published sequence, and no mask."""
     parts = q.split([end - begin for begin, end in itertools.pairwise((0, *ends))], 2)
     return torch.cat(
@@ -92,7 +92,7 @@ def scales_attention(
     )
 
 
-def flex_level_attention(q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Float[Tensor, "B H L E"]:
+def flex_scale_causal_attention(q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Float[Tensor, "B A L E"]:
     """FlexAttention, compiled on a GPU, by itself or as part of a compiled block.
 
     Raises:

@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
 from sar3d.values import read_config
 from sar3d.vqvae.config import PLANES
-
-ConditionKind = Literal["image", "text"]
 
 DEPTH_OF_FULL_DROP_PATH = 24
 """A model this deep drops a tenth of the last block's branches; others in proportion (published.md, transformer)."""
@@ -22,7 +21,7 @@ class ARConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     condition: ConditionKind = "image"
-    """What it is told of the object; it decides the order of a block's branches (published.md, transformer)."""
+    """What the model is conditioned on; it decides the order of a block's branches (published.md, transformer)."""
     depth: int = 24
     """Blocks."""
     width: int = 1536
@@ -34,24 +33,34 @@ class ARConfig:
     """Rate at which branches of the last block are dropped in training; it grows linearly from zero at the first. None
     for 0.1 · depth / 24."""
     gate_init: float = 0.0
-    """Where the gates of attention and feed-forward branches start. The published models start closed, which learns
-    slowly in a short run."""
-    raster_scales: int = 0
-    """The coarsest so many scales are drawn token by token, each knowing those drawn before it, so that they agree on one
-    object where the condition leaves open which (`sar3d.ar.raster`). 0, as published: all tokens of a scale at once."""
-    codes: int = 16384
+    """Initial bias of the gates of self-attention and MLP branches. The published models begin with closed gates, with
+    which short runs train slowly."""
+    sequential_scales: int = 0
+    """Number of coarsest scales whose tokens are drawn one after another, each conditioned on those before it, so that they
+    agree on one object where the condition does not determine it (`sar3d.ar.sequential`). 0 (published): all tokens of a
+    scale are drawn at once."""
+    codebook_size: int = 16384
     """K, entries of the VQVAE's codebook."""
-    dim: int = 8
+    code_dim: int = 8
     """D, channels of a code."""
     scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     """The VQVAE's scales: side lengths of the token maps, coarse to fine."""
-    condition_width: int = 1024
+    context_dim: int = 1024
     """Channels of a token of the condition."""
-    pooled_width: int = 1024
+    pooled_dim: int = 1024
     """Channels of the condition's pooled vector."""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads", "mlp_ratio", "codes", "dim", "condition_width", "pooled_width"):
+        for name in (
+            "depth",
+            "width",
+            "heads",
+            "mlp_ratio",
+            "codebook_size",
+            "code_dim",
+            "context_dim",
+            "pooled_dim",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"the transformer's {name} is {getattr(self, name)}: choose a positive number")
         if self.width % self.heads:
@@ -63,9 +72,9 @@ class ARConfig:
             raise UserError(
                 f"the transformer cannot have the scales {list(self.scales)}: give side lengths such as 1,2,4"
             )
-        if not 0 <= self.raster_scales <= len(self.scales):
+        if not 0 <= self.sequential_scales <= len(self.scales):
             raise UserError(
-                f"the transformer's raster_scales is {self.raster_scales}: it is 0 or a number of its "
+                f"the transformer's sequential_scales is {self.sequential_scales}: it is 0 or a number of its "
                 f"{len(self.scales)} scales"
             )
         if not 0 <= self.drop_path_rate < 1:
@@ -92,9 +101,9 @@ class ARConfig:
         return self.ends[-1]
 
     @property
-    def raster_tokens(self) -> int:
+    def sequential_tokens(self) -> int:
         """Tokens that are drawn one after another."""
-        return (0, *self.ends)[self.raster_scales]
+        return (0, *self.ends)[self.sequential_scales]
 
     @property
     def drop_path_rate(self) -> float:
@@ -124,11 +133,11 @@ def preset(
     name: str,
     condition: ConditionKind,
     *,
-    codes: int,
-    dim: int,
+    codebook_size: int,
+    code_dim: int,
     scales: tuple[int, ...],
-    condition_width: int,
-    pooled_width: int,
+    context_dim: int,
+    pooled_dim: int,
 ) -> ARConfig:
     """The configuration of that size for a VQVAE's codes and a condition encoder's widths.
 
@@ -140,11 +149,11 @@ def preset(
     return dataclasses.replace(
         PRESETS[name],
         condition=condition,
-        codes=codes,
-        dim=dim,
+        codebook_size=codebook_size,
+        code_dim=code_dim,
         scales=scales,
-        condition_width=condition_width,
-        pooled_width=pooled_width,
+        context_dim=context_dim,
+        pooled_dim=pooled_dim,
     )
 
 

@@ -1,8 +1,8 @@
 """Fast decoding: what `sar3d.ar.decode_plain` computes, with nothing computed twice.
 
 What depends on the condition alone is computed once, keys and values go into memory allocated once, the two halves of
-classifier-free guidance are merged before the head instead of after it (the head is linear), and codes are drawn
-inside the most probable ones. Without guidance there is no unconditional half. On a GPU the work of each scale can be
+classifier-free guidance are merged before the head instead of after it (the head is linear), and tokens are drawn
+from the most probable ones. Without guidance there is no unconditional half. On a GPU the work of each scale can be
 compiled and recorded as one CUDA graph.
 """
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from sar3d.ar.blocks import Block
-from sar3d.ar.condition import Condition
 from sar3d.ar.decoding_config import Decoding
-from sar3d.ar.draw import Noise
+from sar3d.ar.draw import SamplingNoise
 from sar3d.ar.generated import Generated, OnScale, Precision, check_request, settled
 from sar3d.ar.session import Session
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.condition import Condition
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
 Run = Callable[[], None]
@@ -38,9 +38,9 @@ def generate(
     compile: bool | None = None,
     on_scale: OnScale | None = None,
 ) -> Generated:
-    """Codes for B prompts, scale by scale (published.md, transformer). To generate repeatedly, keep a `Decoder`.
+    """Tokens for B prompts, scale by scale (published.md, transformer). To generate repeatedly, keep a `Decoder`.
 
-    In float32 a sample's codes depend on its prompt and seed and, to rounding, on nothing else in the batch.
+    In float32 a sample's tokens depend on its prompt and seed and, to rounding, on nothing else in the batch.
 
     Args:
         condition: of the B prompts, on any device.
@@ -79,7 +79,7 @@ class Decoder:
         compile: bool | None = None,
     ) -> None:
         self.model, self.quantizer = model, quantizer
-        self.device = model.start.device
+        self.device = model.start_embed.device
         self.dtype = settled(precision, model)
         self.weights = model if self.dtype == torch.float32 else _with_weights_in(model, self.dtype)
         self.compile = self.device.type == "cuda" if compile is None else compile
@@ -98,7 +98,7 @@ class Decoder:
         """See the function of this name."""
         check_request(self.model, self.quantizer, condition, empty, seeds)
         session, (prepare, *scales) = self._session(len(condition), condition.tokens.shape[1], decoding)
-        noise = Noise(seeds, self.model.config.tokens, self.device)
+        noise = SamplingNoise(seeds, self.model.config.tokens, self.device)
         session.load(condition, empty, noise)
         prepare()
         for scale, decode in enumerate(scales):
@@ -127,11 +127,9 @@ def _with_weights_in(model: ARTransformer, dtype: torch.dtype) -> ARTransformer:
     """The model with the weights of its large matrix products in another type; it shares all others."""
     memo: dict[int, nn.Parameter | Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     blocks = cast(list[Block], list(model.blocks))
-    heavy: list[nn.Module] = [
-        part for block in blocks for part in (block.self_attention, block.cross_attention, block.mlp)
-    ]
-    if model.raster is not None:
-        heavy += [model.raster.attention, model.raster.mlp, model.raster.output]
+    heavy: list[nn.Module] = [part for block in blocks for part in (block.self_attn, block.cross_attn, block.mlp)]
+    if model.sequential is not None:
+        heavy += [model.sequential.attn, model.sequential.mlp, model.sequential.output]
     for module in (*heavy, model.head.linear):
         for name, parameter in module.named_parameters():
             if name != "log_temperature":

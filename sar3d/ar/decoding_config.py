@@ -21,20 +21,20 @@ class Decoding:
     guidance: float = 4.0
     """Strength of the condition at the finest scale; it grows linearly from 0 at the coarsest. 0: no guidance."""
     top_k: int = 10
-    """Most probable codes that are kept; 0 for all."""
+    """Most probable tokens that are kept; 0 for all."""
     top_p: float = 0.5
     """Of these, the fewest of the most probable whose probabilities sum to this; 1 for all."""
     temperature: float = 1.0
     """Divides the logits."""
     smooth: bool = False
-    """Mix the kept codes by a Gumbel-softmax that sharpens from scale to scale, instead of taking one."""
+    """Mix the code vectors of the kept tokens by a Gumbel-softmax that sharpens from scale to scale, instead of taking one."""
 
     def __post_init__(self) -> None:
         wrong = {
             "guidance": "a number from 0" if not 0 <= self.guidance < math.inf else None,
-            "top_k": "a whole number from 0, where 0 keeps all codes" if self.top_k < 0 else None,
+            "top_k": "a whole number from 0, where 0 keeps all tokens" if self.top_k < 0 else None,
             "top_p": "above 0 and at most 1" if not 0 < self.top_p <= 1 else None,
-            "temperature": "a number above 0; for the most probable code set top_k=1"
+            "temperature": "a number above 0; for the most probable token set top_k=1"
             if not 0 < self.temperature < math.inf
             else None,
         }
@@ -52,7 +52,7 @@ DECODINGS: dict[str, Decoding] = {
     "greedy": Decoding(top_k=1, top_p=1.0),
 }
 """`released`: the released test; `preview`: during training; `evaluation`: the paper's numbers; `timing`: its
-latencies; `wild`: its figures of pictures from the wild; `greedy`: the most probable code, whatever the seed."""
+latencies; `wild`: its figures of pictures from the wild; `greedy`: the most probable token, whatever the seed."""
 
 
 def decoding(name: str, **changes: Any) -> Decoding:

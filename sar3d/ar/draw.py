@@ -1,6 +1,6 @@
-"""Drawing codes from logits: the plain way over all codes, and the fast way inside the most probable ones.
+"""Drawing tokens from logits: the plain way sorts the whole codebook, the fast way selects the most probable tokens first.
 
-Both invert the cumulative distribution of the kept codes, sorted by descending probability and equal ones by number,
+Both invert the cumulative distribution of the kept tokens, sorted by descending probability and equal ones by number,
 at the same uniform numbers; so they agree with each other, and a CPU with a GPU.
 """
 
@@ -21,15 +21,15 @@ _SOFTEST, _SHARPENING, _SHARPEST = 0.27, 0.95, 0.005
 
 @dataclass(frozen=True)
 class Candidates:
-    """The most probable codes of each of N positions, in descending order, equal ones by number."""
+    """The most probable tokens of each of N positions, in descending order, equal ones by number."""
 
-    codes: Int[Tensor, "N k"]
+    tokens: Int[Tensor, "N k"]
     logits: Float[Tensor, "N k"]
     kept: Bool[Tensor, "N k"]
-    """What top-p leaves: always the first, and no code after one that is dropped."""
+    """What top-p keeps: always the first, and no token after one that is dropped."""
 
 
-class Noise:
+class SamplingNoise:
     """The random numbers of a batch of samples: each sample's come from its own seed, whatever the batch.
 
     Args:
@@ -46,7 +46,7 @@ class Noise:
         """In [0, 1), float64."""
 
     def gumbel(self, length: int, candidates: int) -> Float[Tensor, "B l k"]:
-        """Gumbel noise of the next scale: by rank of the candidate, not by code. Call it once per scale, in order."""
+        """Gumbel noise of the next scale: by rank of the candidate, not by token. Call it once per scale, in order."""
         shape = (length, candidates)
         drawn = [torch.empty(shape).exponential_(generator=g) for g in self._generators]
         return -torch.stack(drawn).log().to(self.device)
@@ -70,15 +70,15 @@ def smooth_temperature(ratio: float) -> float:
 def draw_plain(
     logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], decoding: Decoding
 ) -> tuple[Int[Tensor, " N"], Candidates]:
-    """One code per position by the published steps over all codes; also the candidates, for `mix`.
+    """One token per position by the published steps over the whole codebook; also the candidates, for `mix`.
 
     Args:
         logits: guided.
         uniform: in [0, 1), float64.
     """
-    ordered, codes = torch.sort(logits.float() / decoding.temperature, dim=-1, descending=True, stable=True)
+    ordered, tokens = torch.sort(logits.float() / decoding.temperature, dim=-1, descending=True, stable=True)
     if decoding.top_k:
-        ordered, codes = ordered[:, : decoding.top_k], codes[:, : decoding.top_k]
+        ordered, tokens = ordered[:, : decoding.top_k], tokens[:, : decoding.top_k]
     ascending = ordered.double().softmax(-1).flip(-1)
     dropped = ascending.cumsum(-1) <= 1 - decoding.top_p
     dropped[:, -1] = False
@@ -87,47 +87,47 @@ def draw_plain(
     cumulative = probability.cumsum(-1)
     below = cumulative <= uniform[:, None] * cumulative[:, -1:]
     place = below.sum(-1).clamp(max=kept.sum(-1) - 1)
-    return codes.gather(-1, place[:, None])[:, 0], Candidates(codes, ordered, kept)
+    return tokens.gather(-1, place[:, None])[:, 0], Candidates(tokens, ordered, kept)
 
 
 def draw(
     logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], decoding: Decoding
 ) -> tuple[Int[Tensor, " N"], Candidates]:
-    """What `draw_plain` gives, without sorting all codes and without waiting for the device.
+    """What `draw_plain` gives, without sorting the whole codebook and without waiting for the device.
 
     Args:
-        logits: guided; float32 for codes that are equal to the plain ones.
+        logits: guided; float32 for tokens that are equal to the plain ones.
         uniform: in [0, 1), float64.
     """
     if decoding.temperature != 1:
         logits = logits / decoding.temperature
-    codes, ordered = most_probable(logits, decoding.top_k or logits.shape[-1])
+    tokens, ordered = most_probable(logits, decoding.top_k or logits.shape[-1])
     weight = (ordered - ordered[:, :1]).double().exp_()
     cumulative = weight.cumsum(-1)
     before = cumulative - weight
     kept = before < decoding.top_p * cumulative[:, -1:]
     mass = (weight * kept).sum(-1)
     place = ((cumulative <= (uniform * mass)[:, None]) & kept).sum(-1).clamp(max=kept.sum(-1) - 1)
-    return codes.gather(-1, place[:, None])[:, 0], Candidates(codes, ordered, kept)
+    return tokens.gather(-1, place[:, None])[:, 0], Candidates(tokens, ordered, kept)
 
 
 def most_probable(logits: Float[Tensor, "N K"], k: int) -> tuple[Int[Tensor, "N k"], Float[Tensor, "N k"]]:
-    """The k greatest logits and their codes in descending order, equal ones by number, as a stable sort gives them."""
+    """The k greatest tokens and their logits in descending order, equal ones by number, as a stable sort gives them."""
     count = logits.shape[-1]
     if k >= count:
-        ordered, codes = torch.sort(logits, dim=-1, descending=True, stable=True)
-        return codes, ordered
+        ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
+        return tokens, ordered
     if k == 1:
-        codes = logits.argmax(-1, keepdim=True)  # documented to be the first of equal ones
-        return codes, logits.gather(-1, codes)
+        tokens = logits.argmax(-1, keepdim=True)  # documented to be the first of equal ones
+        return tokens, logits.gather(-1, tokens)
     if logits.is_cuda:
-        codes = _keys(logits).topk(k).indices
-        return codes, logits.gather(-1, codes)
+        tokens = _keys(logits).topk(k).indices
+        return tokens, logits.gather(-1, tokens)
     return _most_probable_cpu(logits, k)
 
 
 def _keys(logits: Float[Tensor, "N K"]) -> Int[Tensor, "N K"]:
-    """Integers, all different in a row, in the order of the logits and, for equal ones, against that of the codes.
+    """Integers, all different in a row, in the order of the logits and, for equal ones, in descending order of the tokens.
 
     `topk` orders equal values arbitrarily; finding ties first would make the host wait for the device.
     """
@@ -138,15 +138,15 @@ def _keys(logits: Float[Tensor, "N K"]) -> Int[Tensor, "N K"]:
 
 def _most_probable_cpu(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`topk`, and the keys for the rare rows where the last of the k equals the next."""
-    values, codes = logits.topk(k + 1)
+    values, tokens = logits.topk(k + 1)
     tied = (values[:, k - 1] == values[:, k]).nonzero().flatten()
-    codes = codes[:, :k].contiguous()
+    tokens = tokens[:, :k].contiguous()
     if len(tied):
-        codes[tied] = _keys(logits[tied]).topk(k).indices
+        tokens[tied] = _keys(logits[tied]).topk(k).indices
     # Two stable sorts: by number, then by value.
-    codes = codes.sort(-1).values
-    ordered, by_value = logits.gather(-1, codes).sort(dim=-1, descending=True, stable=True)
-    return codes.gather(-1, by_value), ordered
+    tokens = tokens.sort(-1).values
+    ordered, by_value = logits.gather(-1, tokens).sort(dim=-1, descending=True, stable=True)
+    return tokens.gather(-1, by_value), ordered
 
 
 def mix(
@@ -155,14 +155,14 @@ def mix(
     unit_codes: Float[Tensor, "K D"],
     ratio: float,
 ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
-    """Code vectors mixed by a Gumbel-softmax of the kept candidates, and the code of the greatest weight in each.
+    """Code vectors mixed by a Gumbel-softmax of the kept candidates, and the token of the greatest weight in each.
 
     Args:
         noise: Gumbel noise by rank.
-        unit_codes: the codebook, normalised.
+        unit_codes: the codebook, normalized.
         ratio: place of the scale in [0, 1].
     """
     scores = (candidates.logits.float() * (1 + ratio) + noise) / smooth_temperature(ratio)
     weights = scores.masked_fill(~candidates.kept, -math.inf).softmax(-1)
-    vectors = torch.einsum("nk,nkd->nd", weights, F.embedding(candidates.codes, unit_codes))
-    return vectors, candidates.codes.gather(-1, weights.argmax(-1, keepdim=True))[:, 0]
+    vectors = torch.einsum("nk,nkd->nd", weights, F.embedding(candidates.tokens, unit_codes))
+    return vectors, candidates.tokens.gather(-1, weights.argmax(-1, keepdim=True))[:, 0]

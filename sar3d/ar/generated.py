@@ -1,4 +1,4 @@
-"""What decoding takes and gives, whichever way it runs."""
+"""Requests and results of decoding, common to the plain and the fast implementation."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sar3d.ar.condition import Condition
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
 Precision = Literal["auto", "fp32", "bf16"]
-"""Of the transformer's matrix products and cached keys; embeddings, logits, drawing and codes are float32."""
+"""Of the transformer's matrix products and cached keys; embeddings, logits, sampling and code vectors are float32."""
 
 
 @dataclass
@@ -23,10 +23,10 @@ class Generated:
     """What was generated for B prompts."""
 
     tokens: Int[Tensor, "B L"]
-    """Codes: scale after scale, plane after plane, row-major. With `smooth` the nearest account of f̂: the code of the
-    greatest weight at each place."""
+    """Scale after scale, in it plane after plane, in it row-major. With `smooth`, which mixes codes, the token of the
+    greatest weight at each position."""
     f_hat: Float[Tensor, "BP D G G"]
-    """Quantised latent planes, row 3b + p = plane p of sample b: what `VQVAE.decode` takes."""
+    """Quantized latent planes, row 3b + p = plane p of sample b: what `VQVAE.decode` takes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DecodedScale:
     f_hat: Float[Tensor, "BP D G G"]
     """All scales so far."""
     logits: Callable[[], Float[Tensor, "B l K"]]
-    """Computes the guided logits, float32, of all codes. To be called before the next scale is decoded."""
+    """Computes the guided logits, float32, of the whole codebook. To be called before the next scale is decoded."""
 
 
 OnScale = Callable[[DecodedScale], None]
@@ -53,14 +53,14 @@ def settled(precision: Precision, model: ARTransformer) -> torch.dtype:
     """The type that matrix products run in.
 
     For `auto` bf16 where the model's device multiplies it much faster than float32: a GPU with bf16, or, for models
-    of the published widths, a CPU with matrix tiles for it (AMX). Codes then differ from those of other machines.
+    of the published widths, a CPU with matrix tiles for it (AMX). Tokens then differ from those of other machines.
 
     Raises:
         UserError: there is no such precision, or the GPU cannot compute in it.
     """
     if precision not in get_args(Precision):
         raise UserError(f"there is no precision {precision}: choose one of {', '.join(get_args(Precision))}")
-    device = model.start.device
+    device = model.start_embed.device
     if precision == "auto":
         fast = _has_tiles() and model.config.width >= _WIDE if device.type == "cpu" else _has_bf16(device)
         return torch.bfloat16 if fast else torch.float32
@@ -92,8 +92,8 @@ def check_request(
 ) -> None:
     """Raises `UserError` where the parts of a request do not fit each other."""
     config, codebook = model.config, quantizer.config
-    made_for = (config.codes, config.dim, tuple(config.scales))
-    given = (codebook.codes, codebook.dim, tuple(codebook.scales))
+    made_for = (config.codebook_size, config.code_dim, tuple(config.scales))
+    given = (codebook.codebook_size, codebook.code_dim, tuple(codebook.scales))
     if made_for != given:
         raise UserError(
             f"the transformer was made for {made_for[0]} codes of {made_for[1]} channels on scales {made_for[2]}, "
@@ -107,7 +107,7 @@ def check_request(
     for seed in seeds:
         if not 0 <= seed < 2**64:
             raise UserError(f"a seed is a whole number from 0 to 2^64 - 1, not {seed}")
-    widths = (config.condition_width, config.pooled_width)
+    widths = (config.context_dim, config.pooled_dim)
     for name, one in (("condition", condition), ("empty condition", empty)):
         found = (one.tokens.shape[-1], one.pooled.shape[-1])
         if found != widths:

@@ -1,4 +1,4 @@
-"""Conditions to tokens: the fast decoding, its plain oracle, and how codes are drawn."""
+"""Conditions to tokens: the fast decoding, its plain reference, and sampling settings."""
 
 from sar3d.ar.decode import Decoder, generate
 from sar3d.ar.decode_plain import generate_plain

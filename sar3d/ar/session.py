@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sar3d.ar.attention import full_attention
-from sar3d.ar.blocks import Block, KeysValues, modulated
+from sar3d.ar.blocks import Block, KeysValues, Modulation, modulate
 from sar3d.ar.cache import KeyValueCache
-from sar3d.ar.condition import Condition
 from sar3d.ar.decoding_config import Decoding
-from sar3d.ar.draw import Noise, draw, guidance_of, mix, ratio_of
+from sar3d.ar.draw import SamplingNoise, draw, guidance_of, mix, ratio_of
 from sar3d.ar.generated import DecodedScale, Generated, computing_in
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.condition import Condition
 from sar3d.vqvae.config import PLANES
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
@@ -27,13 +27,13 @@ _HEAD_ROWS = 1024
 
 @dataclass(frozen=True)
 class _Scale:
-    """What one scale leaves."""
+    """Results of one scale."""
 
     hidden: Float[Tensor, "B l C"]
     """Guided, before the head's linear map."""
-    drawn: Int[Tensor, "B l"]
+    tokens: Int[Tensor, "B l"]
     f_hat: Float[Tensor, "BP D G G"]
-    inputs: Float[Tensor, "R m D"] | None
+    inputs: Float[Tensor, "B2 m D"] | None
     """Of the next scale."""
 
 
@@ -52,26 +52,26 @@ class Session:
     ) -> None:
         self.model, self.quantizer, self.config, self.decoding = model, quantizer, model.config, decoding
         self.batch, self.halves = batch, 2 if decoding.guidance else 1
-        self.dtype, self.device = dtype, model.start.device
+        self.dtype, self.device = dtype, model.start_embed.device
         self.blocks = cast(list[Block], list(model.blocks))
         self.step = torch.compile(decode_block, dynamic=True) if compile else decode_block
-        rows, config, exact = batch * self.halves, model.config, model.word.weight.dtype
-        self.tokens = torch.empty(rows, context, config.condition_width, dtype=exact, device=self.device)
-        self.pooled = torch.empty(rows, config.pooled_width, dtype=exact, device=self.device)
+        rows, config, exact = batch * self.halves, model.config, model.token_in.weight.dtype
+        self.context_tokens = torch.empty(rows, context, config.context_dim, dtype=exact, device=self.device)
+        self.pooled = torch.empty(rows, config.pooled_dim, dtype=exact, device=self.device)
         self.uniform = torch.empty(batch, config.tokens, dtype=torch.float64, device=self.device)
-        candidates = min(decoding.top_k or config.codes, config.codes)
+        candidates = min(decoding.top_k or config.codebook_size, config.codebook_size)
         self.gumbel = [torch.zeros(batch, n, candidates, device=self.device) for n in config.lengths if decoding.smooth]
         self.unit_codes = F.normalize(quantizer.codebook, dim=-1)
         self.cache = KeyValueCache(config, rows, dtype, self.device)
-        raster = (2, rows, config.heads, config.raster_tokens, config.width // config.heads)
-        self.raster_cache = torch.empty(raster, dtype=dtype, device=self.device)
+        sequential = (2, rows, config.heads, config.sequential_tokens, config.width // config.heads)
+        self.sequential_cache = torch.empty(sequential, dtype=dtype, device=self.device)
         self.scales: list[_Scale] = []
 
-    def load(self, condition: Condition, empty: Condition, noise: Noise) -> None:
+    def load(self, condition: Condition, empty: Condition, noise: SamplingNoise) -> None:
         """Put one request where the steps read it."""
         self.uniform.copy_(noise.uniform)
         for place, given, nothing in (
-            (self.tokens, condition.tokens, empty.tokens),
+            (self.context_tokens, condition.tokens, empty.tokens),
             (self.pooled, condition.pooled, empty.pooled),
         ):
             place[: self.batch].copy_(given)
@@ -80,41 +80,41 @@ class Session:
     def prepare(self) -> None:
         """All that depends on the condition alone."""
         with computing_in(self.dtype, self.device):
-            self.cond = self.model.condition_vector(Condition(self.tokens, self.pooled))
-            self.context = [block.cross_attention.keys_values(self.tokens) for block in self.blocks]
-            self.modulations = [block.modulation(self.cond) for block in self.blocks]
-            self.head_modulation = self.model.head.modulation(self.cond)
+            self.cond = self.model.condition_vector(Condition(self.context_tokens, self.pooled))
+            self.context = [block.cross_attn.keys_values(self.context_tokens) for block in self.blocks]
+            self.modulations = [block.modulations(self.cond) for block in self.blocks]
+            self.head_scale, self.head_shift = self.model.head.modulation(self.cond)
         side = self.quantizer.side
-        self.f_hat = torch.zeros(PLANES * self.batch, self.config.dim, side, side, device=self.device)
-        self.previous = torch.zeros(len(self.pooled), 1, self.config.dim, device=self.device)
+        self.f_hat = torch.zeros(PLANES * self.batch, self.config.code_dim, side, side, device=self.device)
+        self.previous = torch.zeros(len(self.pooled), 1, self.config.code_dim, device=self.device)
         self.scales = []
 
     def decode(self, scale: int) -> None:
-        """One scale: its hidden state, codes and latent, and the next one's inputs."""
+        """One scale: its hidden state, tokens and latent, and the next one's inputs."""
         x = self._transformed(scale)
-        if scale < self.config.raster_scales:
-            hidden, drawn, vectors = self._drawn_in_turn(x, scale)
+        if scale < self.config.sequential_scales:
+            hidden, tokens, vectors = self._draw_sequentially(x, scale)
         else:
             hidden = self._guided(x, scale)
-            drawn, vectors = self._draw(hidden, scale)
+            tokens, vectors = self._draw(hidden, scale)
         planes = rearrange(vectors, "b (p l) d -> (b p) l d", p=PLANES)
         before = self.scales[-1].f_hat if scale else self.f_hat
         f_hat, following = self.quantizer.step(before, scale, planes)
         inputs = None
         if following is not None:
             inputs = repeat(following, "(b p) l d -> (half b) (p l) d", half=self.halves, p=PLANES)
-        self.scales.append(_Scale(hidden, drawn, f_hat, inputs))
+        self.scales.append(_Scale(hidden, tokens, f_hat, inputs))
 
     def decoded(self, scale: int) -> DecodedScale:
         """For `on_scale`."""
         done = self.scales[scale]
-        return DecodedScale(scale, done.drawn, done.f_hat, lambda: self._logits(done.hidden))
+        return DecodedScale(scale, done.tokens, done.f_hat, lambda: self._logits(done.hidden))
 
     def generated(self) -> Generated:
         """In memory of its own."""
-        return Generated(torch.cat([scale.drawn for scale in self.scales], 1), self.scales[-1].f_hat.clone())
+        return Generated(torch.cat([scale.tokens for scale in self.scales], 1), self.scales[-1].f_hat.clone())
 
-    def _transformed(self, scale: int) -> Float[Tensor, "R l C"]:
+    def _transformed(self, scale: int) -> Float[Tensor, "B2 l C"]:
         """A scale's tokens after the blocks."""
         with computing_in(self.dtype, self.device):
             if scale:
@@ -128,24 +128,24 @@ class Session:
                 x = self.step(block, x, self.modulations[i], self.context[i], self.cache.past(i, scale), begin)
             return x
 
-    def _drawn_in_turn(self, x: Float[Tensor, "R l C"], scale: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden state, codes and vectors of one scale, token by token."""
-        raster = self.model.raster
-        assert raster is not None
+    def _draw_sequentially(self, x: Float[Tensor, "B2 l C"], scale: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden state, tokens and code vectors of one scale, token by token."""
+        sequential = self.model.sequential
+        assert sequential is not None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(x.shape[1]):
             place = self.config.begins[scale] + i
-            attend = partial(attend_from, past=self.raster_cache[:, :, :, : place + 1], begin=place)
+            attend = partial(attend_from, past=self.sequential_cache[:, :, :, : place + 1], begin=place)
             with computing_in(self.dtype, self.device):
-                told = raster.transform(x[:, i : i + 1], self.previous, place, attend)
-            hidden = self._guided(told, scale)
-            drawn, vectors = self._draw(hidden, scale, i)
+                informed = sequential.transform(x[:, i : i + 1], self.previous, place, attend)
+            hidden = self._guided(informed, scale)
+            tokens, vectors = self._draw(hidden, scale, i)
             self.previous = repeat(vectors, "b l d -> (half b) l d", half=self.halves)
-            found.append((hidden, drawn, vectors))
-        hidden, drawn, vectors = (torch.cat(part, 1) for part in zip(*found, strict=True))
-        return hidden, drawn, vectors
+            found.append((hidden, tokens, vectors))
+        hidden, tokens, vectors = (torch.cat(part, 1) for part in zip(*found, strict=True))
+        return hidden, tokens, vectors
 
-    def _guided(self, x: Float[Tensor, "R l C"], scale: int) -> Float[Tensor, "B l C"]:
+    def _guided(self, x: Float[Tensor, "B2 l C"], scale: int) -> Float[Tensor, "B l C"]:
         """The guided hidden state that the head maps to logits.
 
         The head is linear, so guiding before it gives the guided logits at half the cost.
@@ -153,8 +153,8 @@ class Session:
         t = guidance_of(self.decoding, scale, len(self.config.scales))
         with computing_in(self.dtype, self.device):
             if not t:
-                return modulated(x[: self.batch], *(part[: self.batch] for part in self.head_modulation.unbind(1)))
-            conditional, unconditional = modulated(x, *self.head_modulation.unbind(1)).chunk(2)
+                return modulate(x[: self.batch], self.head_shift[: self.batch], self.head_scale[: self.batch])
+            conditional, unconditional = modulate(x, self.head_shift, self.head_scale).chunk(2)
             return (1 + t) * conditional - t * unconditional
 
     def _logits(self, hidden: Tensor) -> Float[Tensor, "B l K"]:
@@ -164,48 +164,49 @@ class Session:
     def _draw(
         self, hidden: Float[Tensor, "B l C"], scale: int, start: int = 0
     ) -> tuple[Int[Tensor, "B l"], Float[Tensor, "B l D"]]:
-        """Codes and their vectors of the scale's tokens from `start` on, some positions at a time."""
+        """The scale's tokens from `start` on and their code vectors, some positions at a time."""
         begin, end = (self.config.begins[scale] + place for place in (start, start + hidden.shape[1]))
         uniform = rearrange(self.uniform[:, begin:end], "b l -> (b l)")
         gumbel = None
         if self.decoding.smooth:
             gumbel = rearrange(self.gumbel[scale][:, start : start + hidden.shape[1]], "b l k -> (b l) k")
         rows = rearrange(hidden, "b l c -> (b l) c")
-        codes, vectors = [], []
+        tokens, vectors = [], []
         for begin in range(0, len(rows), _HEAD_ROWS):
             part = slice(begin, begin + _HEAD_ROWS)
-            drawn, candidates = draw(self._logits(rows[part]), uniform[part], self.decoding)
+            chosen, candidates = draw(self._logits(rows[part]), uniform[part], self.decoding)
             if gumbel is None:
-                found = self.quantizer.code_vectors(scale, drawn, "generate")
+                found = self.quantizer.code_vectors(scale, chosen, "generate")
             else:
                 ratio = ratio_of(scale, len(self.config.scales))
-                found, drawn = mix(candidates, gumbel[part], self.unit_codes, ratio)
-            codes.append(drawn)
+                found, chosen = mix(candidates, gumbel[part], self.unit_codes, ratio)
+            tokens.append(chosen)
             vectors.append(found)
-        drawn = rearrange(torch.cat(codes), "(b l) -> b l", b=self.batch)
-        return drawn, rearrange(torch.cat(vectors), "(b l) d -> b l d", b=self.batch)
+        return (
+            rearrange(torch.cat(tokens), "(b l) -> b l", b=self.batch),
+            rearrange(torch.cat(vectors), "(b l) d -> b l d", b=self.batch),
+        )
 
 
 def decode_block(
     block: Block,
-    x: Float[Tensor, "R l C"],
-    modulation: Float[Tensor, "R 6 1 C"],
+    x: Float[Tensor, "B2 l C"],
+    modulations: tuple[Modulation, Modulation],
     context: KeysValues,
-    past: Float[Tensor, "2 R H L E"],
+    past: Float[Tensor, "2 B2 A L E"],
     begin: int,
-) -> Float[Tensor, "R l C"]:
+) -> Float[Tensor, "B2 l C"]:
     """One block on one scale, whose keys and values are written into the past from `begin` on."""
-
-    return block.transform(x, modulation, context, partial(attend_from, past=past, begin=begin))
+    return block.transform(x, modulations, context, partial(attend_from, past=past, begin=begin))
 
 
 def attend_from(
-    q: Float[Tensor, "R H l E"],
-    k: Float[Tensor, "R H l E"],
-    v: Float[Tensor, "R H l E"],
-    past: Float[Tensor, "2 R H L E"],
+    q: Float[Tensor, "B2 A l E"],
+    k: Float[Tensor, "B2 A l E"],
+    v: Float[Tensor, "B2 A l E"],
+    past: Float[Tensor, "2 B2 A L E"],
     begin: int,
-) -> Float[Tensor, "R H l E"]:
+) -> Float[Tensor, "B2 A l E"]:
     """Attention to the past, once it is completed from `begin` on."""
     past[0, :, :, begin:].copy_(k)
     past[1, :, :, begin:].copy_(v)

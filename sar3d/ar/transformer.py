@@ -9,18 +9,18 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sar3d.ar.attention import AttentionKind, level_attention
+from sar3d.ar.attention import AttentionKind, scale_causal_attention
 from sar3d.ar.blocks import Block, Head
-from sar3d.ar.condition import Condition, PooledStatistics
 from sar3d.ar.config import ARConfig
-from sar3d.ar.raster import RasterLayer
+from sar3d.ar.sequential import SequentialLayer
+from sar3d.conditions.condition import Condition, PooledStatistics
 from sar3d.errors import UserError
 from sar3d.vqvae.config import PLANES
 from sar3d.vqvae.layers import run
 
 
 class ARTransformer(nn.Module):
-    """Scores of every token's code, given the coarser scales and a condition.
+    """Logits of every token, given the coarser scales and a condition.
 
     The weights are drawn from torch's global generator: seed it for the same start.
 
@@ -32,36 +32,37 @@ class ARTransformer(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.pooled = nn.Linear(config.pooled_width, width)
-        self.word = nn.Linear(config.dim, width)
-        self.start = nn.Parameter(torch.empty(width))
-        self.position = nn.Parameter(torch.empty(config.tokens, width))
-        self.level = nn.Parameter(torch.empty(len(config.scales), width))
-        self.plane = nn.Parameter(torch.empty(PLANES, width))
+        self.cond_in = nn.Linear(config.pooled_dim, width)
+        self.token_in = nn.Linear(config.code_dim, width)
+        self.start_embed = nn.Parameter(torch.empty(width))
+        self.pos_embed = nn.Parameter(torch.empty(config.tokens, width))
+        self.scale_embed = nn.Parameter(torch.empty(len(config.scales), width))
+        self.plane_embed = nn.Parameter(torch.empty(PLANES, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.raster = RasterLayer(config) if config.raster_scales else None
+        self.sequential = SequentialLayer(config) if config.sequential_scales else None
         self.head = Head(config)
         self.attention: AttentionKind | None = None
         """How training attends; None for the fastest on the device."""
         self.checkpoint_activations = False
         """Compute the blocks' activations twice instead of keeping them."""
-        self._initialise()
+        self._initialize()
 
     def forward(
         self,
         inputs: Float[Tensor, "B M D"],
         condition: Condition,
         *,
-        drawn: Float[Tensor, "B m D"] | None = None,
+        code_vectors: Float[Tensor, "B m D"] | None = None,
         scales: int | None = None,
         drop: Float[Tensor, "B depth 3"] | None = None,
     ) -> Float[Tensor, "B L K"]:
         """Logits in float32, L tokens.
 
         Args:
-            inputs: `MultiScaleQuantizer.next_inputs` of the codes, M = L - 3; more than that is not read.
+            inputs: `MultiScaleQuantizer.next_inputs` of the tokens, M = L - 3; more than that is not read.
             condition: of the B samples.
-            drawn: with `config.raster_scales`, unit vectors of the codes of at least these scales; else not read.
+            code_vectors: with `config.sequential_scales`, unit vectors of the tokens of at least these scales; without,
+                not read.
             scales: compute only so many scales, exactly; L is then the number of their tokens.
             drop: uniform random numbers of each sample, for drop path (stochastic depth, in training): a branch is
                 dropped where its number is below its block's rate. Draw them from the sample's key, so that results
@@ -71,44 +72,39 @@ class ARTransformer(nn.Module):
             UserError: inputs or condition do not fit the configuration.
         """
         scales = self._check(inputs, condition, scales)
-        raster = min(self.config.raster_tokens, self.config.ends[scales - 1])
-        if raster and (drawn is None or drawn.shape[1] < raster or drawn.shape[2] != self.config.dim):
-            raise UserError(
-                f"the transformer draws its first {raster} tokens one after another: give it their codes' vectors (drawn)"
-            )
         cond = self.condition_vector(condition)
-        x = self._embed(inputs, cond, scales)
-        tokens = condition.tokens.to(self.word.weight.dtype)
-        attend = level_attention(self.attention, self.config.ends[:scales], x.device)
+        context = condition.tokens.to(self.token_in.weight.dtype)
+        attend = scale_causal_attention(self.attention, self.config.ends[:scales], inputs.device)
         keep = None if drop is None else self._keep(drop)
+        x = self._embed(inputs, cond, scales)
         for i, block in enumerate(self.blocks):
             step = partial(block, attend=attend, keep=None if keep is None else keep[:, i])
-            x = run(step, x, cond, tokens, recompute=self.checkpoint_activations)
-        if self.raster is not None and drawn is not None:
-            x = torch.cat([self.raster(x[:, :raster], drawn), x[:, raster:]], 1)
+            x = run(step, x, cond, context, recompute=self.checkpoint_activations)
+        if self.sequential is not None:
+            x = self._sequential(x, code_vectors, scales)
         return self.head(x, cond)
 
     def condition_vector(self, condition: Condition) -> Float[Tensor, "B C"]:
-        """What modulates the blocks and starts the sequence, in the parameters' precision whatever autocast says."""
+        """The vector that modulates the blocks and starts the sequence, in the parameters' precision under autocast, too."""
         with torch.autocast(condition.pooled.device.type, enabled=False):
-            return self.pooled(condition.pooled.to(self.pooled.weight.dtype))
+            return self.cond_in(condition.pooled.to(self.cond_in.weight.dtype))
 
     @torch.no_grad()
-    def standardise(self, statistics: PooledStatistics) -> None:
-        """Let `pooled` see conditions of such statistics as if they had mean 0 and deviation 1. It stays a linear layer,
-        so that this is a way to begin training and nothing that a saved model has to know.
+    def standardize(self, statistics: PooledStatistics) -> None:
+        """Initialize `cond_in` so that conditions of these statistics act as if they had mean 0 and deviation 1. It remains
+        a linear layer: saved models do not differ.
         """
-        self.pooled.weight /= statistics.deviation
-        self.pooled.bias.sub_(self.pooled.weight @ statistics.mean.to(self.pooled.weight))
+        self.cond_in.weight /= statistics.deviation
+        self.cond_in.bias.sub_(self.cond_in.weight @ statistics.mean.to(self.cond_in.weight))
 
     def start_tokens(self, cond: Float[Tensor, "B C"]) -> Float[Tensor, "B 3 C"]:
         """The first scale's tokens, embedded, from the condition's vector."""
-        return (cond + self.start)[:, None] + self._places(0)
+        return (cond + self.start_embed)[:, None] + self._embeddings(0)
 
     def embed(self, inputs: Float[Tensor, "B l D"], scale: int) -> Float[Tensor, "B l C"]:
         """A later scale's tokens, embedded, from f̂ so far pooled to it, in the parameters' precision."""
         with torch.autocast(inputs.device.type, enabled=False):
-            return self.word(inputs.to(self.word.weight.dtype)) + self._places(scale)
+            return self.token_in(inputs.to(self.token_in.weight.dtype)) + self._embeddings(scale)
 
     def _embed(self, inputs: Tensor, cond: Tensor, scales: int) -> Float[Tensor, "B L C"]:
         lengths = self.config.lengths
@@ -116,13 +112,24 @@ class ARTransformer(nn.Module):
         later = [self.embed(part, scale) for scale, part in enumerate(parts, 1)]
         return torch.cat([self.start_tokens(cond), *later], 1)
 
-    def _places(self, scale: int) -> Float[Tensor, "l C"]:
-        """Position, level and plane of a scale's tokens."""
+    def _embeddings(self, scale: int) -> Float[Tensor, "l C"]:
+        """Position, scale and plane embeddings of a scale's tokens."""
         config = self.config
-        planes = repeat(self.plane, "p c -> (p l) c", l=config.scales[scale] ** 2)
-        return self.position[config.begins[scale] : config.ends[scale]] + self.level[scale] + planes
+        planes = repeat(self.plane_embed, "p c -> (p l) c", l=config.scales[scale] ** 2)
+        return self.pos_embed[config.begins[scale] : config.ends[scale]] + self.scale_embed[scale] + planes
+
+    def _sequential(self, x: Tensor, code_vectors: Tensor | None, scales: int) -> Float[Tensor, "B L C"]:
+        """The residual stream, its coarsest tokens informed of the tokens before them."""
+        assert self.sequential is not None
+        count = min(self.config.sequential_tokens, self.config.ends[scales - 1])
+        if code_vectors is None or code_vectors.shape[1] < count or code_vectors.shape[2] != self.config.code_dim:
+            raise UserError(
+                f"the transformer draws its first {count} tokens one after another: give it their code_vectors, too"
+            )
+        return torch.cat([self.sequential(x[:, :count], code_vectors), x[:, count:]], 1)
 
     def _keep(self, drop: Tensor) -> Float[Tensor, "B depth 3"]:
+        """Factors of the residual branches: 0 where dropped, else the inverse of the probability of being kept."""
         rates = torch.linspace(0, self.config.drop_path_rate, self.config.depth, device=drop.device)[:, None]
         return (drop >= rates) / (1 - rates)
 
@@ -132,22 +139,22 @@ class ARTransformer(nn.Module):
         if not 1 <= scales <= len(config.scales):
             raise UserError(f"the transformer cannot compute {scales} scales: it has {len(config.scales)}")
         least = config.ends[scales - 1] - config.lengths[0]
-        if inputs.ndim != 3 or inputs.shape[1] < least or inputs.shape[2] != config.dim:
+        if inputs.ndim != 3 or inputs.shape[1] < least or inputs.shape[2] != config.code_dim:
             raise UserError(
-                f"the transformer takes {least} inputs of {config.dim} channels per sample for {scales} scales, not "
+                f"the transformer takes {least} inputs of {config.code_dim} channels per sample for {scales} scales, not "
                 f"a tensor of shape {tuple(inputs.shape)}: give it those of a VQVAE with its scales and code size"
             )
         widths = (condition.tokens.shape[-1], condition.pooled.shape[-1])
-        if widths != (config.condition_width, config.pooled_width):
+        if widths != (config.context_dim, config.pooled_dim):
             raise UserError(
-                f"the transformer takes conditions of {config.condition_width} channels and pooled ones of "
-                f"{config.pooled_width}, not {widths[0]} and {widths[1]}: use the encoder it was trained with"
+                f"the transformer takes conditions of {config.context_dim} channels and pooled ones of "
+                f"{config.pooled_dim}, not {widths[0]} and {widths[1]}: use the encoder it was trained with"
             )
         return scales
 
     @torch.no_grad()
-    def _initialise(self) -> None:
-        """Small normal weights; branches begin weak, and gates at `gate_init` (published.md, transformer)."""
+    def _initialize(self) -> None:
+        """Small normal weights; residual branches scaled down, gates at `gate_init` (published.md, transformer)."""
         config = self.config
         deviation = (1 / config.width / 3) ** 0.5
         for module in self.modules():
@@ -155,11 +162,11 @@ class ARTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=deviation)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for embedding in (self.start, self.position, self.level, self.plane):
+        for embedding in (self.start_embed, self.pos_embed, self.scale_embed, self.plane_embed):
             nn.init.trunc_normal_(embedding, std=deviation)
         for block in self.blocks:
             assert isinstance(block, Block)
-            for output in (block.self_attention.proj, block.mlp[-1]):
+            for output in (block.self_attn.proj, block.mlp[-1]):
                 output.weight /= (2 * config.depth) ** 0.5
             gates, others = block.modulation.linear.weight.tensor_split([2 * config.width])
             gates *= 1e-4
@@ -167,5 +174,5 @@ class ARTransformer(nn.Module):
             block.modulation.linear.bias[: 2 * config.width] = config.gate_init
         self.head.modulation.linear.weight *= 0.5
         self.head.linear.weight *= 0.02
-        if self.raster is not None:
-            self.raster.initialise()
+        if self.sequential is not None:
+            self.sequential.initialize()

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,22 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sar3d.conditions.registry import Kind
+from sar3d.conditions.condition import Condition
+from sar3d.conditions.kinds import ConditionKind
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EMPTY_SIDE = 128
 """Side of the white picture that stands for no picture (published.md, data)."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """What an encoder makes of B captions or pictures."""
-
-    tokens: Float[Tensor, "B N C"]
-    """Keys of the generator's cross-attention."""
-    pooled: Float[Tensor, "B C2"]
-    """One vector for the whole caption or picture."""
 
 
 class ConditionEncoder(Protocol):
@@ -39,7 +29,7 @@ class ConditionEncoder(Protocol):
         """Name and digest of the weights: features of equal ids may be mixed."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ConditionKind:
         """What it encodes."""
 
     @property
@@ -55,13 +45,13 @@ class ConditionEncoder(Protocol):
         longest that the encoder takes, or pictures resized and cut as the encoder's own processor does.
         """
 
-    def run(self, prepared: Tensor) -> Features:
+    def run(self, prepared: Tensor) -> Condition:
         """The features of prepared inputs, on the encoder's device."""
 
-    def encode(self, inputs: Any) -> Features:
+    def encode(self, inputs: Any) -> Condition:
         """The features of B captions (for `text`), or of B pictures (B, H, W, 3) of bytes on white (for `image`)."""
 
-    def empty(self) -> Features:
+    def empty(self) -> Condition:
         """The features (B = 1) of the empty condition, for classifier-free guidance: the caption "", or white."""
 
 
@@ -71,7 +61,7 @@ def white() -> UInt8[np.ndarray, "1 H W 3"]:
 
 
 def resize_and_crop(images: UInt8[np.ndarray, "B H W 3"], shortest: int, crop: int) -> UInt8[Tensor, "B crop crop 3"]:
-    """Resize the shortest side, bicubic as Pillow does it, then cut out the centre.
+    """Resize the shortest side, bicubic as Pillow does it, then cut out the center.
 
     Raises:
         ValueError: the pictures are no (B, H, W, 3) of bytes, or `crop` exceeds `shortest`.
@@ -93,33 +83,33 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def normalise(
+def normalize(
     images: UInt8[Tensor, "B H W 3"], mean: tuple[float, float, float], std: tuple[float, float, float], like: Tensor
 ) -> Float[Tensor, "B 3 H W"]:
     """(image / 255 - mean) / std, on the device and in the precision of `like`."""
     scaled = rearrange(images.to(like.device, non_blocking=True), "b h w c -> b c h w").float() / 255
-    centre, spread = (torch.tensor(v, device=like.device)[:, None, None] for v in (mean, std))
-    return ((scaled - centre) / spread).to(like.dtype)
+    center, spread = (torch.tensor(v, device=like.device)[:, None, None] for v in (mean, std))
+    return ((scaled - center) / spread).to(like.dtype)
 
 
 class TextConditions(ABC):
     """What encoders of captions share."""
 
-    kind: Kind = "text"
+    kind: ConditionKind = "text"
 
     @abstractmethod
     def prepare(self, captions: Sequence[str]) -> Int[Tensor, "B N"]:
         """See `ConditionEncoder`."""
 
     @abstractmethod
-    def run(self, prepared: Int[Tensor, "B N"]) -> Features:
+    def run(self, prepared: Int[Tensor, "B N"]) -> Condition:
         """See `ConditionEncoder`."""
 
-    def encode(self, captions: Sequence[str]) -> Features:
+    def encode(self, captions: Sequence[str]) -> Condition:
         """See `ConditionEncoder`."""
         return self.run(self.prepare(captions))
 
-    def empty(self) -> Features:
+    def empty(self) -> Condition:
         """The features of the caption ""."""
         return self.encode([""])
 
@@ -127,20 +117,20 @@ class TextConditions(ABC):
 class ImageConditions(ABC):
     """What encoders of pictures share."""
 
-    kind: Kind = "image"
+    kind: ConditionKind = "image"
 
     @abstractmethod
     def prepare(self, images: UInt8[np.ndarray, "B H W 3"]) -> UInt8[Tensor, "B h w 3"]:
         """See `ConditionEncoder`."""
 
     @abstractmethod
-    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Features:
+    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Condition:
         """See `ConditionEncoder`."""
 
-    def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Features:
+    def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Condition:
         """See `ConditionEncoder`."""
         return self.run(self.prepare(images))
 
-    def empty(self) -> Features:
+    def empty(self) -> Condition:
         """The features of a white picture."""
         return self.encode(white())

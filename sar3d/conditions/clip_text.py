@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sar3d.conditions.base import Features, TextConditions
+from sar3d.conditions.base import TextConditions
+from sar3d.conditions.condition import Condition
 from sar3d.conditions.pretrained import load_pretrained
 from sar3d.errors import UserError
 
@@ -42,7 +43,7 @@ class CLIPTextEncoder(TextConditions):
         return ids
 
     @torch.inference_mode()
-    def run(self, prepared: Int[Tensor, "B N"]) -> Features:
+    def run(self, prepared: Int[Tensor, "B N"]) -> Condition:
         """See `ConditionEncoder`."""
         out = self.model(input_ids=prepared.to(self.model.device))
-        return Features(out.last_hidden_state, out.pooler_output)
+        return Condition(out.last_hidden_state, out.pooler_output)

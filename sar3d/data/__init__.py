@@ -1,0 +1,1 @@
+"""The datasets: formats on disk, loading, and the samples that tasks get."""

@@ -19,7 +19,7 @@ class ExportSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     formats: tuple[Format, ...] = ("glb", "ply", "mp4", "png")
-    """Files to write: textured mesh, coloured mesh, turntable as video or animation, contact sheet."""
+    """Files to write: textured mesh, colored mesh, turntable as video or animation, contact sheet."""
     grid: int = 192
     """Points along a side of the cube at which the surface is looked for."""
     level: float | None = None

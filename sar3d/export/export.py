@@ -3,14 +3,14 @@
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sar3d.export.config import ExportSettings
 from sar3d.export.files import write_glb, write_ply
-from sar3d.export.mesh import extract_mesh, vertex_colours
+from sar3d.export.mesh import extract_mesh, vertex_colors
 from sar3d.export.texture import bake, unwrap
 from sar3d.export.turntable import contact_sheet, turntable, write_gif, write_mp4
+from sar3d.spacing import evenly_spaced
 from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import Field
 
@@ -96,9 +96,7 @@ def _pictures(
         write_gif(folder / "turntable.gif", frames, settings.fps)
         watch.lap("gif")
     if "png" in settings.formats:
-        count = min(SHEET, len(frames))
-        chosen = frames[np.arange(count) * len(frames) // count]
-        (folder / "sheet.png").write_bytes(contact_sheet(list(chosen)))
+        (folder / "sheet.png").write_bytes(contact_sheet(evenly_spaced(list(frames), SHEET)))
         watch.lap("png")
 
 
@@ -113,7 +111,7 @@ def _meshes(field: Field, folder: Path, settings: ExportSettings, device: torch.
     )
     watch.lap("mesh")
     if "ply" in settings.formats:
-        write_ply(folder / "object.ply", mesh, vertex_colours(field, mesh, device=device))
+        write_ply(folder / "object.ply", mesh, vertex_colors(field, mesh, device=device))
         watch.lap("ply")
     if "glb" in settings.formats:
         unwrapped = unwrap(mesh)

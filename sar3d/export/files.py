@@ -1,4 +1,4 @@
-"""Mesh files: GLB with one texture, PLY with vertex colours. Equal input gives equal bytes."""
+"""Mesh files: GLB with one texture, PLY with vertex colors. Equal input gives equal bytes."""
 
 import io
 import json
@@ -27,10 +27,10 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def write_glb(path: Path | str, unwrapped: Unwrapped, texture: NDArray[np.uint8], *, name: str = "object") -> None:
-    """Write a glTF 2.0 binary file: one mesh, one material with a base colour texture.
+    """Write a glTF 2.0 binary file: one mesh, one material with a base color texture.
 
     glTF's y axis points up, ours is z: (x, y, z) is written as (x, z, -y), which loaders of this package undo. The
-    field's colours contain the light of the pictures it was trained on, so the material is unlit
+    field's colors contain the light of the pictures it was trained on, so the material is unlit
     (KHR_materials_unlit); programs that do not know the extension see it matt (metallic 0, roughness 1).
 
     Args:
@@ -84,8 +84,8 @@ def glb_bytes(unwrapped: Unwrapped, texture: NDArray[np.uint8], name: str = "obj
     return struct.pack("<4sII", b"glTF", 2, total) + b"".join(chunks)
 
 
-def write_ply(path: Path | str, mesh: Mesh, colours: NDArray[np.uint8]) -> None:
-    """Write a binary PLY file of a mesh in the world (z up) with normals and vertex `colours` (V, 3), sRGB.
+def write_ply(path: Path | str, mesh: Mesh, colors: NDArray[np.uint8]) -> None:
+    """Write a binary PLY file of a mesh in the world (z up) with normals and vertex `colors` (V, 3), sRGB.
 
     Source: the PLY format of Turk (Stanford), binary_little_endian 1.0.
     """
@@ -94,7 +94,7 @@ def write_ply(path: Path | str, mesh: Mesh, colours: NDArray[np.uint8]) -> None:
     vertices = np.zeros(len(mesh.vertices), fields)
     columns = np.concatenate([mesh.vertices, mesh.normals()], axis=1)
     for i, (column, _) in enumerate(fields):
-        vertices[column] = columns[:, i] if i < 6 else colours[:, i - 6]
+        vertices[column] = columns[:, i] if i < 6 else colors[:, i - 6]
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", (3,))])
     faces["count"], faces["corners"] = 3, mesh.faces
     kinds = {"<f4": "float", "u1": "uchar"}

@@ -11,7 +11,7 @@ BRICK = 2
 """Points along a side of what is asked or left out as a whole."""
 
 _SLACK = 0.25
-"""A brick is asked if the level lies within the range of its neighbourhood, widened by this share on both sides."""
+"""A brick is asked if the level lies within the range of its neighborhood, widened by this share on both sides."""
 
 _POINTS = 1 << 16
 """Points asked at a time: as many as caches hold are fastest on a CPU."""
@@ -32,7 +32,7 @@ def axis(field: Field, count: int, device: torch.device | str = "cpu") -> Float[
 
 
 @torch.no_grad()
-def dense_lattice(field: Field, count: int, device: torch.device | str = "cpu") -> Float[Tensor, "G G G"]:
+def dense_lattice(field: Field, count: int, device: torch.device | str = "cpu") -> Float[Tensor, "X X X"]:
     """Raw densities at all `count`³ points, axes x, y, z, on `device`. The reference."""
     line = axis(field, count, device)
     slabs = line.split(max(1, _POINTS_CUDA // count**2))
@@ -43,11 +43,11 @@ def dense_lattice(field: Field, count: int, device: torch.device | str = "cpu") 
 @torch.no_grad()
 def surface_lattice(
     field: Field, count: int, level: float, device: torch.device | str = "cpu"
-) -> tuple[Float[Tensor, "G G G"], int]:
+) -> tuple[Float[Tensor, "X X X"], int]:
     """`dense_lattice` where it crosses raw density `level`, and how often the field was asked.
 
     Values on both sides of every crossing are exact; elsewhere they only lie on the right side of the level. Bricks of
-    points are looked at in their middles first and asked wherever the level may pass through their neighbourhood. The
+    points are looked at in their middles first and asked wherever the level may pass through their neighborhood. The
     surface is then followed: wherever it reaches a brick that was not asked, that one is asked too, so what has been
     found at all is found whole. A detail thinner than a brick, far from all else, can be missed.
     """
@@ -69,7 +69,7 @@ def surface_lattice(
 
 
 def _crossed(coarse: Float[Tensor, "b b b"], level: float) -> Bool[Tensor, "b b b"]:
-    """Bricks through whose neighbourhood the level may pass."""
+    """Bricks through whose neighborhood the level may pass."""
     high = F.max_pool3d(coarse[None, None], 3, stride=1, padding=1)[0, 0]
     low = -F.max_pool3d(-coarse[None, None], 3, stride=1, padding=1)[0, 0]
     reach = _SLACK * (high - low)
@@ -77,7 +77,7 @@ def _crossed(coarse: Float[Tensor, "b b b"], level: float) -> Bool[Tensor, "b b 
 
 
 def _ask_bricks(
-    field: Field, values: Float[Tensor, "G G G"], places: Int[Tensor, "K 3"], line: Float[Tensor, "count"]
+    field: Field, values: Float[Tensor, "X X X"], places: Int[Tensor, "M 3"], line: Float[Tensor, "count"]
 ) -> int:
     """Enter the field's answers in the bricks at `places`; how many points were asked."""
     step = torch.arange(BRICK, device=places.device)
@@ -91,8 +91,8 @@ def _ask_bricks(
     return total
 
 
-def _reached(inside: Bool[Tensor, "G G G"], bricks: int) -> Bool[Tensor, "b b b"]:
-    """Bricks at whose faces a point and its neighbour in the next brick lie on different sides of the level."""
+def _reached(inside: Bool[Tensor, "X X X"], bricks: int) -> Bool[Tensor, "b b b"]:
+    """Bricks at whose faces a point and its neighbor in the next brick lie on different sides of the level."""
     reached = inside.new_zeros(bricks, bricks, bricks)
     padding = bricks * BRICK - len(inside)
     for dim in range(3):

@@ -15,14 +15,14 @@ from torch import Tensor
 from sar3d.errors import ObjectError
 from sar3d.export.lattice import surface_lattice
 from sar3d.export.level import raw_level, silhouette_level
-from sar3d.vqvae.field import Field
+from sar3d.vqvae.field import Field, MeshField
 
 INSET = 0.01
-"""Colours are read this share of the cube's side below the surface: rays stop there rather than at the surface itself,
-where what a field says of colour was hardly seen in training."""
+"""Colors are read this share of the cube's side below the surface: rays stop there rather than at the surface itself,
+where what a field says of color was hardly seen in training."""
 
 _FADING = 0.02
-"""Nor are colours read within this share of the side of the cube's faces: features fade out over half a texel there."""
+"""Nor are colors read within this share of the side of the cube's faces: features fade out over half a texel there."""
 
 _LEAST_AREA = 1e-12
 """Faces below this area, in units of the cube's, have no direction."""
@@ -71,14 +71,18 @@ def extract_mesh(
         floaters: separate pieces below this share of the whole area are dropped; the largest always stays.
         device: where the field is.
 
-    Cavities that no light reaches from outside are closed: training says nothing about them, and nobody sees them.
+    A field that is a mesh (`MeshField`) gives its own triangles; `grid` and `level` mean nothing to it. Cavities that no
+    light reaches from outside are closed: training says nothing about them, and nobody sees them.
 
     Raises:
         ObjectError: the field is empty, solid throughout, or its surface has no area.
     """
-    threshold = silhouette_level(field, device) if level is None else raw_level(field, level)
-    values, _ = surface_lattice(field, grid, threshold, device)
-    mesh = surface_of(values.cpu().numpy(), threshold, field.side)
+    if isinstance(field, MeshField):
+        mesh = own_mesh(field)
+    else:
+        threshold = silhouette_level(field, device) if level is None else raw_level(field, level)
+        values, _ = surface_lattice(field, grid, threshold, device)
+        mesh = surface_of(values.cpu().numpy(), threshold, field.side)
     mesh = without_floaters(mesh, floaters)
     return simplified(mesh, faces) if faces else mesh
 
@@ -112,15 +116,40 @@ def _without_cavities(values: NDArray[np.float32], inside: NDArray[np.bool_], th
     return np.where(enclosed, values.max(), values)
 
 
-def without_floaters(mesh: Mesh, share: float) -> Mesh:
-    """The mesh less the separate pieces with less than `share` of the whole area; the largest piece always stays."""
+def own_mesh(field: MeshField) -> Mesh:
+    """The triangles of a field of one object that is a mesh, less the walls of its cavities.
+
+    Raises:
+        ObjectError: it has no surface, or its surface has no area.
+    """
+    vertices, faces = (tensor.cpu().numpy() for tensor in field.triangles())
+    if not len(faces):
+        raise ObjectError("empty_field", "the field has no surface: its object is empty or fills the whole cube")
+    mesh = Mesh(vertices.astype(np.float32), faces.astype(np.int32))
+    pieces, owner = _pieces(mesh)
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    # Walls of cavities face inward, so the volume they enclose is negative.
+    volume = np.bincount(owner, np.einsum("ni,ni->n", np.cross(corners[:, 0], corners[:, 1]), corners[:, 2]), pieces)
+    kept = mesh.faces[volume[owner] > 0]
+    if not len(kept):
+        raise ObjectError("empty_field", "the field's surface encloses no volume")
+    return _clean(mesh.vertices, kept, field.side)
+
+
+def _pieces(mesh: Mesh) -> tuple[int, NDArray[np.int32]]:
+    """How many separate pieces there are, and the number (F,) of each face's."""
     count = len(mesh.vertices)
     rows, columns = mesh.faces[:, [0, 1]].T
     more_rows, more_columns = mesh.faces[:, [1, 2]].T
     ends = np.concatenate([rows, more_rows]), np.concatenate([columns, more_columns])
     graph = sparse.coo_matrix((np.ones(len(ends[0]), np.int8), ends), shape=(count, count))
     pieces, piece = csgraph.connected_components(graph, directed=False)
-    owner = piece[mesh.faces[:, 0]]
+    return pieces, piece[mesh.faces[:, 0]]
+
+
+def without_floaters(mesh: Mesh, share: float) -> Mesh:
+    """The mesh less the separate pieces with less than `share` of the whole area; the largest piece always stays."""
+    pieces, owner = _pieces(mesh)
     area = np.bincount(owner, np.linalg.norm(_face_vectors(mesh.vertices, mesh.faces), axis=1), pieces)
     kept = (area >= share * area.sum()) | (area == area.max())
     return mesh if kept.all() else _referenced(mesh.vertices, mesh.faces[kept[owner]])
@@ -141,33 +170,37 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
     return _clean(positions.astype(np.float32), _without_fins(np.asarray(triangles, np.int32)), extent)
 
 
-def vertex_colours(field: Field, mesh: Mesh, *, device: torch.device | str = "cpu") -> NDArray[np.uint8]:
-    """(V, 3) sRGB colours of a mesh's vertices, as its field shows them."""
-    return surface_colours(field, mesh.vertices, mesh.normals(), device=device)
+def vertex_colors(field: Field, mesh: Mesh, *, device: torch.device | str = "cpu") -> NDArray[np.uint8]:
+    """(V, 3) sRGB colors of a mesh's vertices, as its field shows them."""
+    return surface_colors(field, mesh.vertices, mesh.normals(), device=device)
 
 
-def surface_colours(
+def surface_colors(
     field: Field,
     points: NDArray[np.floating],
     normals: NDArray[np.floating],
     *,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.uint8]:
-    """(N, 3) sRGB colours of a field of one object at surface `points` (N, 3) with outward unit `normals` (N, 3).
+    """(N, 3) sRGB colors of a field of one object at surface `points` (N, 3) with outward unit `normals` (N, 3).
 
-    They are read `INSET` below the surface.
+    Those of a density are read `INSET` below the surface, those of a mesh on it.
     """
-    places = points - INSET * field.side * normals
-    bound = field.side * (0.5 - _FADING)
     size = _POINTS.get(torch.device(device).type, 1 << 16)
-    everything = torch.from_numpy(np.ascontiguousarray(places, np.float32)).clamp(-bound, bound)
     with torch.no_grad():
-        parts = [field.query(part[None].to(device)).rgb[0].cpu() for part in everything.split(size)]
+        if isinstance(field, MeshField):
+            places = torch.from_numpy(np.ascontiguousarray(points, np.float32))
+            parts = [field.color(part[None].to(device))[0].cpu() for part in places.split(size)]
+        else:
+            bound = field.side * (0.5 - _FADING)
+            places = torch.from_numpy(np.ascontiguousarray(points - INSET * field.side * normals, np.float32))
+            inside = places.clamp(-bound, bound).split(size)
+            parts = [field.query(part[None].to(device)).rgb[0].cpu() for part in inside]
     return _bytes(torch.cat(parts)) if parts else np.zeros((0, 3), np.uint8)
 
 
-def _bytes(colours: Float[Tensor, "N 3"]) -> NDArray[np.uint8]:
-    return (colours.float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+def _bytes(colors: Float[Tensor, "N 3"]) -> NDArray[np.uint8]:
+    return (colors.float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def _face_vectors(vertices: NDArray[np.floating], faces: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A mesh's texture: charts cut and packed by xatlas, texels coloured by the field at the surface points they show."""
+"""A mesh's texture: charts cut and packed by xatlas, texels colored by the field at the surface points they show."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sar3d.errors import ObjectError
-from sar3d.export.mesh import Mesh, surface_colours
+from sar3d.export.mesh import Mesh, surface_colors
 from sar3d.vqvae.field import Field
 
 _CHARTS = 60
@@ -61,10 +61,10 @@ def unwrap(mesh: Mesh) -> Unwrapped:
 def bake(
     field: Field, unwrapped: Unwrapped, size: int = 1024, *, device: torch.device | str = "cpu"
 ) -> NDArray[np.uint8]:
-    """(size, size, 3) sRGB texture of a mesh from the field's colours at its surface.
+    """(size, size, 3) sRGB texture of a mesh from the field's colors at its surface.
 
-    Each texel whose middle a triangle covers shows the field at that point of the surface. The rest takes the colour of
-    the nearest such texel, so that no filter and no mipmap mixes in a colour from between the charts.
+    Each texel whose middle a triangle covers shows the field at that point of the surface. The rest takes the color of
+    the nearest such texel, so that no filter and no mipmap mixes in a color from between the charts.
 
     Raises:
         ObjectError: no triangle covers the middle of a texel.
@@ -73,7 +73,7 @@ def bake(
     if not covered.any():
         raise ObjectError("degenerate", f"the surface covers no texel of a texture of {size} pixels")
     texture = np.zeros((size, size, 3), np.uint8)
-    texture[covered] = surface_colours(field, points, normals, device=device)
+    texture[covered] = surface_colors(field, points, normals, device=device)
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
     return texture[tuple(nearest)]
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from sar3d.geometry import intrinsics, look_at, spherical_to_cartesian
+from sar3d.render.raster import averaged, rasterize
 from sar3d.vqvae.cameras import rays_of
 from sar3d.vqvae.config import VolumeConfig
-from sar3d.vqvae.field import Field
+from sar3d.vqvae.field import Field, MeshField
 from sar3d.vqvae.occupancy import Occupancy, occupancy_of
 from sar3d.vqvae.volume import Rays, render
 
@@ -29,6 +32,9 @@ _MARGIN = 0.05
 
 _CELLS = 96
 """Of the grid that tells where a field is empty, along a side."""
+
+_SAMPLES = 2
+"""Samples along the side of a pixel, in pictures of a mesh."""
 
 _CRF = "18"
 """Constant rate factor of the video: no loss that one sees."""
@@ -53,6 +59,13 @@ def turntable(
         volume: samples on a ray.
         device: where the field is.
     """
+    if isinstance(field, MeshField):
+        vertices, faces = field.triangles()
+        corner = vertices.new_full((1, 3), field.side / 2)
+        held = vertices if len(vertices) else torch.cat([-corner, corner])
+        low, high = (corner.cpu().numpy() for corner in (held.amin(0), held.amax(0)))
+        poses = poses_around(low, high, field.side, frames, elevation)
+        return render_mesh_views(field, vertices, faces, poses, resolution)
     occupancy = occupancy_of(field, resolution=_CELLS, device=device)
     poses = turntable_poses(occupancy, frames, elevation)
     return render_views(field, poses, resolution, volume, occupancy, device)
@@ -79,11 +92,38 @@ def render_views(
     return np.stack(pictures)
 
 
+@torch.no_grad()
+def render_mesh_views(
+    field: MeshField,
+    vertices: Float[Tensor, "N 3"],
+    faces: Int[Tensor, "K 3"],
+    poses: NDArray[np.float64],
+    resolution: int,
+) -> NDArray[np.uint8]:
+    """(V, H, W, 3) sRGB pictures on white of a mesh with a field's colors, seen by cameras (V, 4, 4) with the lens `FOV`."""
+    lens = torch.from_numpy(intrinsics(FOV))[None].to(vertices)
+    pictures = []
+    for pose in poses:
+        fine = resolution * _SAMPLES
+        raster = rasterize(vertices, faces, torch.from_numpy(pose)[None].to(vertices), lens, fine, fine)
+        colors = field.color(raster.interpolate(vertices)[None])[0].clamp(0, 1)
+        picture = averaged(raster.picture(colors, 1.0), _SAMPLES)[0]
+        pictures.append((picture * 255).round().to(torch.uint8).cpu().numpy())
+    return np.stack(pictures)
+
+
 def turntable_poses(occupancy: Occupancy, frames: int, elevation: float) -> NDArray[np.float64]:
     """(F, 4, 4) camera-to-world matrices on a circle, first in front, that all hold the box around a field."""
     low, high = occupancy.low[0].cpu().numpy(), occupancy.high[0].cpu().numpy()
     half = occupancy.side / 2
     low, high = (low, high) if (low <= high).all() else (np.full(3, -half), np.full(3, half))
+    return poses_around(low, high, occupancy.side, frames, elevation)
+
+
+def poses_around(
+    low: NDArray[np.floating], high: NDArray[np.floating], side: float, frames: int, elevation: float
+) -> NDArray[np.float64]:
+    """The same for a box with the corners `low` and `high` in a cube of `side`."""
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
     directions = spherical_to_cartesian(1.0, elevation, _FRONT + np.arange(frames) * (360 / frames))
     right, down, forward = np.moveaxis(look_at(directions)[:, :3, :3], -1, 0)
@@ -91,7 +131,7 @@ def turntable_poses(occupancy: Occupancy, frames: int, elevation: float) -> NDAr
     # A corner p is at depth r + p·forward and must lie within the picture's edges: a lower bound on the distance r.
     across = np.maximum(np.abs(corners @ right.T), np.abs(corners @ down.T))
     distance = float((reach * across - corners @ forward.T).max())
-    return look_at(directions * max(distance, half))
+    return look_at(directions * max(distance, side / 2))
 
 
 def write_mp4(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> None:
@@ -108,7 +148,7 @@ def write_mp4(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> Non
 
 
 def write_gif(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> None:
-    """Write `frames` (F, H, W, 3) as an animation that repeats for ever, in 256 colours that all frames share."""
+    """Write `frames` (F, H, W, 3) as an animation that repeats for ever, in 256 colors that all frames share."""
     # One palette for all: a palette per frame flickers.
     shown = frames[:: max(1, len(frames) // 8)]
     palette = Image.fromarray(np.concatenate(shown)).quantize(256, method=Image.Quantize.MEDIANCUT)
@@ -149,9 +189,3 @@ def contact_sheet(
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
-
-
-def side_by_side(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two films (F, H, W, 3) of equal length and height as one, with a white line between them."""
-    gap = np.full((*left.shape[:2], 4, 3), 255, np.uint8)
-    return np.concatenate([left, gap, right], axis=2)

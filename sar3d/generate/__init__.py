@@ -1,7 +1,7 @@
 """From a sentence or a picture to a 3D object.
 
     from sar3d.generate import Sar3D
-    apple = Sar3D.from_pretrained("models/demo").generate(text="a red apple")[0]
+    apple = Sar3D.from_pretrained("runs/demo").generate(text="a red apple")[0]
     apple.save("apple")
 
 PyTorch loads with the first model, not with this package.

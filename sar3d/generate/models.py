@@ -13,22 +13,23 @@ from PIL import Image
 from torch import Tensor
 
 from sar3d import hub
-from sar3d.ar.condition import Condition
 from sar3d.ar.decoding_config import Decoding
 from sar3d.ar.decoding_config import decoding as named_decoding
 from sar3d.ar.sampling import Decoder, Generated, Precision
 from sar3d.ar.transformer import ARTransformer
-from sar3d.conditions import ConditionEncoder, Features, load_encoder
+from sar3d.conditions import ConditionEncoder, load_encoder
+from sar3d.conditions.condition import Condition
+from sar3d.conditions.kinds import CONDITION_KINDS, ConditionKind
 from sar3d.errors import ObjectError, UserError
 from sar3d.generate.folders import PUBLISHED_ENCODERS, Folders, find_folders
-from sar3d.generate.prompts import KINDS, Kind, Prompt, check_seed, check_text
+from sar3d.generate.prompts import Prompt, check_seed, check_text
 from sar3d.generate.sample import Sample, versions
 from sar3d.llm.prompt import CAPTION
 from sar3d.pictures import PUBLISHED, Preparation, load_picture, prepare_picture
 from sar3d.vqvae.config import PLANES
 
 if TYPE_CHECKING:
-    from sar3d.llm.captioner import Captioner
+    from sar3d.generate.captioner import Captioner
 
 _BATCH = {"cpu": 4, "cuda": 16}
 
@@ -47,18 +48,18 @@ class Generator:
 
 
 class Sar3D:
-    """A VQVAE and its generators: `Sar3D.from_pretrained(folder).generate(text="a red apple")[0].save("apple")`.
+    """A VQVAE, its generators and its captioner: `Sar3D.from_pretrained(…).generate(text="a red apple")[0].save("apple")`.
 
     The VQVAE is loaded at once, a generator with its encoder when the first prompt of its kind comes; both are kept.
     """
 
-    def __init__(self, folders: Folders, device: str | torch.device, weights: dict[Kind, str]) -> None:
+    def __init__(self, folders: Folders, device: str | torch.device, weights: dict[ConditionKind, str]) -> None:
         self.folders = folders
         self.device = torch.device(device)
         self.vqvae_digest = hub.digest(folders.vqvae)
         self.vqvae = hub.from_pretrained(folders.vqvae, self.device, kind="vqvae").requires_grad_(False)
         self._weights = weights
-        self._generators: dict[Kind, Generator] = {}
+        self._generators: dict[ConditionKind, Generator] = {}
         self._decoders: dict[tuple[str, Precision, bool], Decoder] = {}
         self._captioner: Captioner | None = None
         for kind in self.kinds:
@@ -77,29 +78,31 @@ class Sar3D:
         text_weights: str = "",
         image_weights: str = "",
     ) -> "Sar3D":
-        """Load what a folder holds.
+        """Load the models of a place. Every place is a folder, a URL that fsspec reads (`s3://…`), or `owner/name` of the
+        Hugging Face hub; what is not on this machine is fetched.
 
         Args:
-            path: a folder with `vqvae/` and `ar_text/` or `ar_image/` or both; or one generator's, with `vqvae` beside.
-            vqvae: folder of the VQVAE, if it is elsewhere.
-            text: folder of the generator for texts, if it is elsewhere.
-            image: folder of the generator for pictures, if it is elsewhere.
-            captioner: folder of what describes objects, if it is not in `path` as `llm/`.
+            path: a bundle with `vqvae/`, `ar_text/` or `ar_image/` or both, and perhaps `llm/`; a pipeline's root, of which
+                the newest models that belong together are taken; or one generator's folder, with `vqvae` beside.
+            vqvae: the VQVAE, if it is elsewhere.
+            text: the generator for texts, if it is elsewhere.
+            image: the generator for pictures, if it is elsewhere.
+            captioner: what describes objects, if it is elsewhere.
             device: `cpu`, `cuda`, `cuda:1` …; `auto`: a GPU if there is one.
             text_weights: folder, or repository of the Hugging Face hub, with the text encoder's weights; by default
                 the place they were trained with.
             image_weights: the same for pictures.
 
         Raises:
-            UserError: models are missing or do not belong together, or there is no such device.
+            UserError: models are missing, cannot be fetched or do not belong together, or there is no such device.
         """
         folders = find_folders(path, vqvae=vqvae, text=text, image=image, captioner=captioner)
         return cls(folders, pick_device(device), {"text": text_weights, "image": image_weights})
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[ConditionKind, ...]:
         """Kinds of prompts that there is a generator for."""
-        return tuple(kind for kind in KINDS if self.folders.generators.get(kind) is not None)
+        return tuple(kind for kind in CONDITION_KINDS if self.folders.generators.get(kind) is not None)
 
     def generate(
         self,
@@ -198,7 +201,7 @@ class Sar3D:
 
     def captioner(self) -> "Captioner":
         """What describes objects, loaded and checked; kept from then on. Raises `UserError` as `caption` does."""
-        from sar3d.llm.captioner import Captioner
+        from sar3d.generate.captioner import Captioner
 
         if self._captioner is None:
             folder = self.folders.captioner
@@ -207,7 +210,7 @@ class Sar3D:
             made = Captioner.from_pretrained(folder, self.device)
             if made.vqvae and made.vqvae != self.vqvae_digest:
                 raise UserError(
-                    f"the captioner in {folder} was trained on the codes of the VQVAE {made.vqvae[:16]}, but "
+                    f"the captioner in {folder} was trained on the tokens of the VQVAE {made.vqvae[:16]}, but "
                     f"{self.folders.vqvae} holds {self.vqvae_digest[:16]}: give the VQVAE that it was trained with"
                 )
             self._captioner = made
@@ -234,14 +237,14 @@ class Sar3D:
             settings={**settings, "seconds": seconds},
         )
 
-    def _decoder(self, kind: Kind, precision: Precision, compile: bool) -> Decoder:
+    def _decoder(self, kind: ConditionKind, precision: Precision, compile: bool) -> Decoder:
         key = (kind, precision, compile)
         if key not in self._decoders:
             model = self.generator(kind).model
             self._decoders[key] = Decoder(model, self.vqvae.quantizer, precision=precision, compile=compile)
         return self._decoders[key]
 
-    def generator(self, kind: Kind) -> Generator:
+    def generator(self, kind: ConditionKind) -> Generator:
         """The generator for one kind of prompt, loaded and checked; kept from then on. Raises `UserError`."""
         if kind not in self._generators:
             self._generators[kind] = self._load(kind)
@@ -254,19 +257,19 @@ class Sar3D:
         if key not in encoded:
             encoded.clear()  # only samples of one prompt, which follow each other, share their condition
             given = [content] if isinstance(content, str) else content.pixels[None]
-            encoded[key] = _as_condition(generator.encoder.encode(given))
+            encoded[key] = generator.encoder.encode(given).float()
         return encoded[key]
 
-    def _load(self, kind: Kind) -> Generator:
+    def _load(self, kind: ConditionKind) -> Generator:
         folder = self.folders.generators.get(kind)
         if folder is None:
             what = "texts" if kind == "text" else "pictures"
             raise UserError(f"there is no generator for {what} in {self.folders.where}: give a model that has one")
         encoder = self._encoder(kind, folder)
         model = hub.from_pretrained(folder, self.device, kind="ar").requires_grad_(False)
-        return Generator(model, hub.digest(folder), encoder, _as_condition(encoder.empty()))
+        return Generator(model, hub.digest(folder), encoder, encoder.empty().float())
 
-    def _encoder(self, kind: Kind, folder: Path) -> ConditionEncoder:
+    def _encoder(self, kind: ConditionKind, folder: Path) -> ConditionEncoder:
         """The encoder that the generator in `folder` was trained with."""
         described = hub.describe(folder)
         extra, config = described.get("extra") or {}, described["config"]
@@ -280,7 +283,7 @@ class Sar3D:
                 f"set {kind}_weights to the folder of the ones it was trained with"
             )
         widths = (encoder.shape[1], encoder.width)
-        wanted = (config.get("condition_width"), config.get("pooled_width"))
+        wanted = (config.get("context_dim"), config.get("pooled_dim"))
         if widths != wanted:
             raise UserError(
                 f"the generator in {folder} takes conditions of {wanted[0]} and {wanted[1]} numbers, but {name} gives "
@@ -288,7 +291,7 @@ class Sar3D:
             )
         return encoder
 
-    def _check(self, kind: Kind) -> None:
+    def _check(self, kind: ConditionKind) -> None:
         """Raise `UserError` unless a generator belongs to the VQVAE; nothing but its config.json is read."""
         folder = self.folders.generators[kind]
         described = hub.describe(folder)
@@ -302,11 +305,15 @@ class Sar3D:
         made_for = extra.get("vqvae")
         if made_for and made_for != self.vqvae_digest:
             raise UserError(
-                f"the generator in {folder} was trained on the codes of the VQVAE {made_for[:16]}, but {self.folders.vqvae} "
+                f"the generator in {folder} was trained on the tokens of the VQVAE {made_for[:16]}, but {self.folders.vqvae} "
                 f"holds {self.vqvae_digest[:16]}: give the VQVAE that it was trained with"
             )
-        codes = self.vqvae.config.quantizer
-        ours = {"codes": codes.codes, "dim": codes.dim, "scales": list(codes.scales)}
+        quantizer = self.vqvae.config.quantizer
+        ours = {
+            "codebook_size": quantizer.codebook_size,
+            "code_dim": quantizer.code_dim,
+            "scales": list(quantizer.scales),
+        }
         for name, value in ours.items():
             theirs = config.get(name)
             theirs = list(theirs) if isinstance(theirs, list | tuple) else theirs
@@ -343,7 +350,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"there is no device {name!r} here: choose cpu, cuda or auto") from error
     return device
-
-
-def _as_condition(features: Features) -> Condition:
-    return Condition(features.tokens.float(), features.pooled.float())

@@ -1,15 +1,13 @@
 """What a generator is asked for, and what a text may be. Nothing heavy is imported."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import ObjectError
 
 if TYPE_CHECKING:
     from sar3d.pictures import Picture
-
-Kind = Literal["text", "image"]
-KINDS: tuple[Kind, ...] = ("text", "image")
 
 LONGEST = 2000
 """Characters of a text. Encoders read far less, the published one 77 tokens: what they would cut off silently is refused
@@ -27,7 +25,7 @@ class Prompt:
     """What a person calls it: a file's name."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ConditionKind:
         return "text" if isinstance(self.content, str) else "image"
 
     def describe(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sar3d.errors import UserError
@@ -83,14 +83,6 @@ class Sample:
 
 def _write(folder: Path, settings: dict[str, Any]) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def load_tokens(file: str | Path) -> Int[Tensor, "L"]:
-    """The codes of a tokens.safetensors. Raises `UserError` where the file holds none."""
-    try:
-        return load_file(file)["tokens"].long()
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{file} holds no tokens of a sample ({error}): give a tokens.safetensors") from error
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,9 @@ import re
 import torch
 from torch import Tensor
 
-from sar3d.ar.config import ARConfig, ConditionKind
+from sar3d.ar.config import ARConfig
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
 from sar3d.hub.files import Tensors, load_strictly
 from sar3d.hub.names import Table, ours_to_theirs, theirs_to_ours
@@ -15,15 +16,15 @@ from sar3d.vqvae.config import PLANES
 
 _WHAT = "published SAR3D transformer"
 _SELF, _CROSS = "blocks.*.attn", "blocks.*.cross_attn"
-_OUR_SELF, _OUR_CROSS = "blocks.*.self_attention", "blocks.*.cross_attention"
+_OUR_SELF, _OUR_CROSS = "blocks.*.self_attn", "blocks.*.cross_attn"
 
 NAMES: Table = (
-    ("pos_start", "start"),
-    ("pos_1LC", "position"),
-    ("lvl_embed.weight", "level"),
-    ("plane_embed.weight", "plane"),
-    ("word_embed", "word"),
-    ("pooler_emb", "pooled"),
+    ("pos_start", "start_embed"),
+    ("pos_1LC", "pos_embed"),
+    ("lvl_embed.weight", "scale_embed"),
+    ("plane_embed.weight", "plane_embed"),
+    ("word_embed", "token_in"),
+    ("pooler_emb", "cond_in"),
     (f"{_SELF}.scale_mul_1H11", f"{_OUR_SELF}.log_temperature"),
     (f"{_SELF}.mat_qkv", f"{_OUR_SELF}.qkv"),
     (_SELF, _OUR_SELF),
@@ -71,11 +72,11 @@ def infer_config(
     """
     shapes = Shapes(tensors, source, _WHAT)
     tokens, width = shapes("pos_1LC", 3)[1:]
-    condition_width = shapes("blocks.0.cross_attn.mat_kv.weight", 2)[1]
-    kind = condition or _CONDITION_OF_WIDTH.get(condition_width)
+    context_dim = shapes("blocks.0.cross_attn.mat_kv.weight", 2)[1]
+    kind = condition or _CONDITION_OF_WIDTH.get(context_dim)
     if kind is None:
         raise UserError(
-            f"{source} takes conditions of {condition_width} channels, which does not tell whether they are images or "
+            f"{source} takes conditions of {context_dim} channels, which does not tell whether they are images or "
             "texts: say so with --condition"
         )
     codes = shapes("head.weight", 2)[0]
@@ -85,11 +86,11 @@ def infer_config(
         width=width,
         heads=shapes("blocks.0.attn.scale_mul_1H11", 4)[1],
         mlp_ratio=shapes.rows("blocks.0.ffn.fc1.weight", width, 2),
-        codes=codes,
-        dim=shapes("word_embed.weight", 2)[1],
+        codebook_size=codes,
+        code_dim=shapes("word_embed.weight", 2)[1],
         scales=scales or ARConfig().scales,
-        condition_width=condition_width,
-        pooled_width=shapes("pooler_emb.weight", 2)[1],
+        context_dim=context_dim,
+        pooled_dim=shapes("pooler_emb.weight", 2)[1],
     )
     levels = shapes("lvl_embed.weight", 2)[0]
     if config.tokens != tokens or len(config.scales) != levels:
@@ -149,9 +150,9 @@ def to_published(model: ARTransformer) -> dict[str, Tensor]:
     Raises:
         UserError: the model draws its coarsest scales token by token, which no published one does.
     """
-    if model.raster is not None:
+    if model.sequential is not None:
         raise UserError(
-            f"a transformer with raster_scales={model.config.raster_scales} has layers that no {_WHAT} has: "
+            f"a transformer with sequential_scales={model.config.sequential_scales} has layers that no {_WHAT} has: "
             "it cannot be converted"
         )
     published: dict[str, Tensor] = {}

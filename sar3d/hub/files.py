@@ -49,7 +49,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Mapped, what is not used is not read: published transformers lie beside their optimiser's state.
+            # Mapped, what is not used is not read: published transformers lie beside their optimizer's state.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         # A damaged file breaks the unpickler wherever it stumbles: nearly any exception may come out.

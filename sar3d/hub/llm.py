@@ -6,7 +6,6 @@ covers them.
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,15 +17,12 @@ from torch import Tensor, nn
 
 from sar3d.errors import UserError
 from sar3d.hub.files import Tensors, read_safetensors
-from sar3d.hub.store import CONFIG, FORMAT, WEIGHTS, describe, folder_of, write_folder
+from sar3d.hub.folder import CONFIG, FORMAT, LM, LM_FILES, WEIGHTS, describe, folder_of, write_folder
 from sar3d.llm.config import from_dict, to_dict
 from sar3d.llm.language_model import load_lm, load_tokenizer
 from sar3d.llm.model import SAR3DLM, set_generation
 from sar3d.quiet import quiet_transformers
 
-LM = "lm"
-FILES = "lm_files"
-"""Key of config.json: names and sha256 of the files in `lm/`."""
 _LM_PREFIX = "lm."
 
 
@@ -52,9 +48,9 @@ def save(model: SAR3DLM, folder: str | Path, extra: dict[str, Any] | None = None
             (folder / CONFIG).unlink(missing_ok=True)
             shutil.rmtree(folder / LM, ignore_errors=True)
             fresh.replace(folder / LM)
-        config = {**to_dict(model.config), FILES: _digests(folder / LM)}
+        config = {**to_dict(model.config), LM_FILES: _digests(folder / LM)}
         described = {"kind": "llm", "format": FORMAT, "config": config, "extra": extra or {}}
-        write_folder(folder, own_tensors(model), json.dumps(described, indent=2) + "\n")
+        write_folder(folder, own_tensors(model), described)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the model cannot be saved in {folder} ({error}): choose a folder that can be written"
@@ -72,7 +68,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
     if described["kind"] != "llm":
         raise UserError(f"{folder} holds a model of kind {described['kind']}, not llm: give the folder of an llm")
     values = dict(described["config"])
-    files = values.pop(FILES, None)
+    files = values.pop(LM_FILES, None)
     config = from_dict(values)
     if files != _digests(folder / LM):
         raise UserError(
@@ -82,7 +78,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
     set_generation(lm, tokenizer)
     tensors = read_safetensors(folder / WEIGHTS)
     with torch.random.fork_rng(devices=[]):
-        model = SAR3DLM(config, torch.zeros(config.codes, config.dim), lm, tokenizer)
+        model = SAR3DLM(config, torch.zeros(config.codebook_size, config.code_dim), lm, tokenizer)
     _load_own(model, tensors, str(folder / WEIGHTS))
     return model.to(device).eval()
 

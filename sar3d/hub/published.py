@@ -5,11 +5,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sar3d.ar.config import ConditionKind
 from sar3d.ar.transformer import ARTransformer
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
-from sar3d.hub import ar, vqvae
+from sar3d.hub import ar, flexicubes, vqvae
 from sar3d.hub.files import read_tensors
+from sar3d.vqvae.flexi_model import FlexiVQVAE
 from sar3d.vqvae.model import VQVAE
 
 MARKS: Mapping[str, str] = {
@@ -27,7 +28,7 @@ def convert_published(
     encoder_heads: int | None = None,
     scales: tuple[int, ...] | None = None,
     condition: ConditionKind | None = None,
-) -> VQVAE | ARTransformer:
+) -> VQVAE | FlexiVQVAE | ARTransformer:
     """Our model of a published checkpoint, its configuration inferred from tensor names and shapes.
 
     Args:
@@ -49,18 +50,14 @@ def convert_published(
         if decoder_heads or encoder_heads:
             raise UserError(f"{path} is a SAR3D transformer, whose tensors tell its heads: give no number of heads")
         return ar.from_published(tensors, str(path), condition=condition, scales=scales)
-    if MARKS[mark] != "VQVAE":
-        raise UserError(
-            f"{path} is a SAR3D {MARKS[mark]} (it has the tensor {mark}), which cannot be converted yet: "
-            "give the VQVAE with the radiance field"
-        )
     if condition:
-        raise UserError(f"{path} is a SAR3D VQVAE, which knows no condition: give none")
-    return vqvae.from_published(
-        tensors, str(path), decoder_heads=decoder_heads, encoder_heads=encoder_heads, scales=scales
-    )
+        raise UserError(f"{path} is a SAR3D {MARKS[mark]}, which knows no condition: give none")
+    convert = vqvae.from_published if MARKS[mark] == "VQVAE" else flexicubes.from_published
+    return convert(tensors, str(path), decoder_heads=decoder_heads, encoder_heads=encoder_heads, scales=scales)
 
 
-def to_published(model: VQVAE | ARTransformer) -> dict[str, Tensor]:
+def to_published(model: VQVAE | FlexiVQVAE | ARTransformer) -> dict[str, Tensor]:
     """The model's tensors as a published checkpoint has them, see `to_published` of its kind's module."""
+    if isinstance(model, FlexiVQVAE):
+        return flexicubes.to_published(model)
     return ar.to_published(model) if isinstance(model, ARTransformer) else vqvae.to_published(model)

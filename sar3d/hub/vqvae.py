@@ -11,16 +11,18 @@ from sar3d.hub.files import Tensors, load_strictly
 from sar3d.hub.names import Table, ours_to_theirs, theirs_to_ours
 from sar3d.hub.shapes import Shapes
 from sar3d.vqvae.config import PLANES, DecoderConfig, EncoderConfig, FieldConfig, QuantizerConfig, VQVAEConfig
-from sar3d.vqvae.model import VQVAE
+from sar3d.vqvae.model import VQVAE, Autoencoder
 
 _MID = "encoder.mid.attn_1"
 _CROSS = f"{_MID}.transformer_blocks.0"
 _LATENT = "decoder.superresolution"
 _SR = f"{_LATENT}.conv_sr"
 _DIT = "decoder.vit_decoder"
-_FIELD = "decoder.triplane_decoder.decoder.net"
+HEADS = "decoder.triplane_decoder.decoder"
+"""What reads the triplane."""
+_FIELD = f"{HEADS}.net"
 
-NAMES: Table = (
+AUTOENCODER_NAMES: Table = (
     ("encoder.conv_in", "encoder.conv_in"),
     ("encoder.down.*.block.*.nin_shortcut", "encoder.levels.*.blocks.*.shortcut"),
     ("encoder.down.*.block.*", "encoder.levels.*.blocks.*"),
@@ -61,8 +63,10 @@ NAMES: Table = (
     (f"{_SR}.up.*.upsample", "decoder.upsampler.levels.*.upsample"),
     (f"{_SR}.norm_out", "decoder.upsampler.norm_out"),
     (f"{_SR}.conv_out", "decoder.upsampler.conv_out"),
-    (_FIELD, "field_mlp.net"),
 )
+"""Published prefix, our prefix, of everything but what reads the triplane."""
+
+NAMES: Table = (*AUTOENCODER_NAMES, (_FIELD, "field_mlp.net"))
 """Published prefix, our prefix."""
 
 W_AVG = "decoder.w_avg"
@@ -80,6 +84,7 @@ def infer_config(
     decoder_heads: int | None = None,
     encoder_heads: int | None = None,
     scales: tuple[int, ...] | None = None,
+    field: str = _FIELD,
 ) -> VQVAEConfig:
     """The configuration of published tensors, from names and shapes; rule `published`, density as published.md, rendering.
 
@@ -88,6 +93,7 @@ def infer_config(
         source: named in errors.
         decoder_heads, encoder_heads: shapes do not tell them; None for `usual_heads`.
         scales: shapes tell the last one and how many; None for the published ten.
+        field: prefix of the layers that tell the field's widths.
 
     Raises:
         UserError: a tensor that tells the configuration is missing, or shapes contradict each other.
@@ -101,7 +107,7 @@ def infer_config(
         encoder=encoder,
         quantizer=quantizer,
         decoder=_decoder(shapes, decoder_heads),
-        field=FieldConfig(hidden=shapes(f"{_FIELD}.0.weight", 2)[0], hidden_layers=shapes.layers(_FIELD) - 1),
+        field=FieldConfig(hidden=shapes(f"{field}.0.weight", 2)[0], hidden_layers=shapes.layers(field) - 1),
     )
 
 
@@ -141,7 +147,7 @@ def _quantizer(shapes: Shapes, scales: tuple[int, ...] | None) -> QuantizerConfi
             "give its scales with --scales"
         )
     phi = shapes.layers(f"{_LATENT}.quantize.quant_resi.qresi_ls")
-    return QuantizerConfig(codes=codes, dim=dim, scales=scales, phi=phi, rule="published")
+    return QuantizerConfig(codebook_size=codes, code_dim=dim, scales=scales, phi=phi, rule="published")
 
 
 def _decoder(shapes: Shapes, heads: int | None) -> DecoderConfig:
@@ -175,23 +181,28 @@ def from_published(
         UserError: also for a tensor of an unknown name, and for biases of the fused MLP that are not zero.
     """
     config = infer_config(tensors, source, decoder_heads=decoder_heads, encoder_heads=encoder_heads, scales=scales)
+    with torch.random.fork_rng(devices=[]):
+        model = VQVAE(config)
+    load_published(model, tensors, NAMES, source)
+    return model.eval()
+
+
+def load_published(model: Autoencoder, tensors: Tensors, names: Table, source: str) -> None:
+    """Load published tensors into our model of their configuration. Raises `UserError` as `from_published` does."""
     renamed: Tensors = {}
     for name, tensor in tensors.items():
         if name == W_AVG or _is_zero_bias(name, tensor, source):
             continue
-        ours = theirs_to_ours(name, NAMES)
+        ours = theirs_to_ours(name, names)
         if ours is None:
             raise UserError(
                 f"{source} has the tensor {name}, which no published SAR3D VQVAE has: it cannot be converted"
             )
         renamed[ours] = tensor
-    with torch.random.fork_rng(devices=[]):
-        model = VQVAE(config)
     fresh = model.state_dict()
     renamed.setdefault(HITS, fresh[HITS])
     renamed[CALLS] = fresh[CALLS]
     load_strictly(model, renamed, source)
-    return model.eval()
 
 
 def _is_zero_bias(name: str, tensor: Tensor, source: str) -> bool:
@@ -206,19 +217,33 @@ def _is_zero_bias(name: str, tensor: Tensor, source: str) -> bool:
 
 
 def to_published(model: VQVAE) -> dict[str, Tensor]:
+    """The model's tensors under the published names, see `published_tensors`. Raises `UserError` as that does."""
+    published, field = published_tensors(model, NAMES), model.config.field
+    if (field.density_scale, field.density_shift) != (1.0, -1.0):
+        raise UserError(
+            "the model has another density activation, which the published format cannot hold: keep it in ours"
+        )
+    return published
+
+
+def published_tensors(model: Autoencoder, names: Table) -> dict[str, Tensor]:
     """The model's tensors under the published names, all of them and no others.
 
-    Codes of the `normalised` rule are written with unit norm, on which every path of the published code agrees.
+    Codes of the `normalized` rule are written with unit norm, on which every path of the published code agrees.
 
     Raises:
         UserError: the model has something the published one has not.
     """
     config = model.config
     for has, what in (
-        (config.stem_stride != 1, f"a first convolution of stride {config.stem_stride}"),
+        (config.encoder.kind != "views", "an encoder of points"),
+        (
+            config.encoder.kind == "views" and config.stem_stride != 1,
+            f"a first convolution of stride {config.stem_stride}",
+        ),
         (config.decoder.tokens_in_stream, "tokens in the decoder's stream"),
-        ((config.field.density_scale, config.field.density_shift) != (1.0, -1.0), "another density activation"),
         (config.field.side != FieldConfig().side, f"a cube of side {config.field.side}"),
+        (config.quantizer.latent_norm != "none", "normalized latents"),
         (config.quantizer.phi_ratio != QuantizerConfig().phi_ratio, "another ratio of φ"),
     ):
         if has:
@@ -227,11 +252,11 @@ def to_published(model: VQVAE) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         if name == CALLS:
             continue
-        theirs = ours_to_theirs(name, NAMES)
+        theirs = ours_to_theirs(name, names)
         if theirs is None:
             raise KeyError(name)
         published[theirs] = tensor.detach()
-    if config.quantizer.rule == "normalised":
+    if config.quantizer.rule == "normalized":
         codebook = f"{_LATENT}.quantize.embedding.weight"
         published[codebook] = F.normalize(published[codebook], dim=-1)
     return published

@@ -24,28 +24,28 @@ class LLMConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
-    codes: int = 16384
+    codebook_size: int = 16384
     """K: entries of the VQVAE's codebook."""
-    dim: int = 8
+    code_dim: int = 8
     """D: channels of a code."""
     scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     """Side lengths of the VQVAE's token maps, coarse to fine."""
-    used: int = 8
+    num_scales: int = 8
     """Scales that the language model reads, from the coarsest on: 8 of the published 10, 765 of 2,040 tokens."""
     projector: tuple[int, ...] = (1024, 2048)
     """Hidden widths of the MLP from code vectors to the language model's inputs."""
-    places: bool = False
-    """Add a learned vector for its place to every 3D token. The published system has none; a small language model from a
-    random start learns to read far sooner with it."""
+    pos_embed: bool = False
+    """Add a learned position embedding to every 3D token. The published system has none; small language models that are
+    trained from scratch learn far sooner with it."""
     width: int = 4096
     """Width of the language model's inputs."""
     template: TemplateName = "vicuna_v1_1"
     """How a conversation is written out, see `sar3d.llm.prompt.TEMPLATES`."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.used <= len(self.scales):
+        if not 1 <= self.num_scales <= len(self.scales):
             raise UserError(
-                f"used={self.used} is wrong: the VQVAE has {len(self.scales)} scales, give a number from 1 to that"
+                f"num_scales={self.num_scales} is wrong: the VQVAE has {len(self.scales)} scales, give a number from 1 to that"
             )
 
     @property
@@ -54,18 +54,49 @@ class LLMConfig:
         return PLANES * sum(n * n for n in self.scales)
 
     @property
-    def read(self) -> int:
+    def num_tokens(self) -> int:
         """N: tokens that the language model reads of them."""
-        return PLANES * sum(n * n for n in self.scales[: self.used])
+        return PLANES * sum(n * n for n in self.scales[: self.num_scales])
+
+
+@dataclass(frozen=True)
+class RandomLMConfig:
+    """A language model from a random start, whose tokenizer is trained on the captions."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
+
+    architecture: Literal["llama", "qwen2"] = "llama"
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    """Width of the gated MLP in units of `width`."""
+    vocabulary: int = 1024
+    """Tokens at most, byte-level BPE; the special tokens come on top."""
+    length: int = 2048
+    """Positions at most, the 3D tokens included."""
+    tied: bool = True
+    """Whether input and output embeddings are one matrix."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
+            raise UserError(
+                f"a language model of width {self.width}, {self.layers} layers and {self.heads} heads cannot be built: "
+                "the width must be a multiple of twice the heads, and there must be at least one layer"
+            )
+        if self.vocabulary < 300:
+            raise UserError(
+                f"vocabulary={self.vocabulary} is too small: it holds the 256 bytes and words, give 300 or more"
+            )
 
 
 @dataclass(frozen=True)
 class CaptionDecoding:
-    """How answers are generated. The default is the likeliest word each time."""
+    """How answers are generated. The default is greedy: the most probable word each time."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
-    most: int = 64
+    max_new_tokens: int = 64
     """Tokens of an answer at most."""
     temperature: float = 0.0
     """0: greedy; above, words are drawn, the more evenly the higher it is."""
@@ -75,10 +106,10 @@ class CaptionDecoding:
     """Fixes what is drawn for a batch."""
 
     def __post_init__(self) -> None:
-        if self.most < 1 or not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise UserError(
-                f"answers cannot be generated with most={self.most}, temperature={self.temperature:g} and "
-                f"top_p={self.top_p:g}: most is at least 1, temperature at least 0, top_p above 0 and at most 1"
+                f"answers cannot be generated with max_new_tokens={self.max_new_tokens}, temperature={self.temperature:g} and "
+                f"top_p={self.top_p:g}: max_new_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1"
             )
 
 

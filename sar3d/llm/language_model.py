@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sar3d.errors import UserError
-from sar3d.llm.task_config import RandomLMConfig
+from sar3d.llm.config import RandomLMConfig
 from sar3d.quiet import quiet_transformers
 
 END_OF_TEXT, PADDING = "</s>", "<pad>"
@@ -71,7 +71,7 @@ def random_lm(config: RandomLMConfig, tokenizer: Any) -> Any:
             num_key_value_heads=config.heads,
             max_position_embeddings=config.length,
             tie_word_embeddings=config.tied,
-            # The usual 0.02 is meant for thousands of channels: with a hundred, attention is blind for a long time.
+            # The default 0.02 suits thousands of channels; with a hundred, attention scores stay near zero for long.
             initializer_range=config.width**-0.5,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

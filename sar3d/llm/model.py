@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sar3d.errors import UserError
 from sar3d.llm.config import CaptionDecoding, LLMConfig
-from sar3d.llm.projector import Codes, Projector, mean_row
+from sar3d.llm.projector import FrozenCodebook, Projector, mean_row
 from sar3d.llm.prompt import SpecialIds, Writer, add_special_tokens, special_ids
 
 
@@ -33,10 +33,10 @@ class SAR3DLM(nn.Module):
 
     def __init__(self, config: LLMConfig, codebook: Float[Tensor, "K D"], lm: Any, tokenizer: Any) -> None:
         super().__init__()
-        if tuple(codebook.shape) != (config.codes, config.dim):
+        if tuple(codebook.shape) != (config.codebook_size, config.code_dim):
             raise UserError(
-                f"the codebook has {tuple(codebook.shape)} numbers where the model takes {config.codes} codes of "
-                f"{config.dim}: give the VQVAE that made the tokens"
+                f"the codebook has {tuple(codebook.shape)} numbers where the model takes {config.codebook_size} codes of "
+                f"{config.code_dim}: give the VQVAE that made the tokens"
             )
         words = lm.get_input_embeddings().weight
         if words.shape[1] != config.width:
@@ -46,8 +46,10 @@ class SAR3DLM(nn.Module):
             )
         self.config, self.tokenizer = config, tokenizer
         self.special: SpecialIds = special_ids(tokenizer)
-        self.codes = Codes(codebook)
-        self.projector = Projector(config.dim, config.projector, config.width, config.read if config.places else 0)
+        self.codebook = FrozenCodebook(codebook)
+        self.projector = Projector(
+            config.code_dim, config.projector, config.width, config.num_tokens if config.pos_embed else 0
+        )
         self.delimiters = nn.Embedding(2, config.width)
         """Inputs of <point_start> and <point_end>."""
         with torch.no_grad():
@@ -56,8 +58,8 @@ class SAR3DLM(nn.Module):
         self._partial_logits = "logits_to_keep" in inspect.signature(lm.forward).parameters
 
     def forward(
-        self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], codes: Int[Tensor, "B N"], keep: int = 0
-    ) -> Float[Tensor, "B t V"]:
+        self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], tokens: Int[Tensor, "B N"], keep: int = 0
+    ) -> Float[Tensor, "B t vocab"]:
         """Logits after each of the last `keep` positions (0: after every position), in the language model's precision.
 
         Args:
@@ -69,7 +71,7 @@ class SAR3DLM(nn.Module):
         Raises:
             ValueError: a row has not N times <point_patch>.
         """
-        inputs = self.embed(ids, codes)
+        inputs = self.embed(ids, tokens)
         if self._partial_logits:
             logits: Tensor = self.lm(
                 inputs_embeds=inputs, attention_mask=mask, logits_to_keep=keep, use_cache=False
@@ -78,41 +80,43 @@ class SAR3DLM(nn.Module):
         logits = self.lm(inputs_embeds=inputs, attention_mask=mask, use_cache=False).logits
         return logits[:, -keep:]
 
-    def embed(self, ids: Int[Tensor, "B T"], codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T C"]:
+    def embed(self, ids: Int[Tensor, "B T"], tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B T C"]:
         """Inputs of the language model: words, delimiters, and in the places of <point_patch> the projected codes, in
         their order. Arguments and errors as for `forward`.
         """
         special = self.special
         patch, start, end = ids == special.patch, ids == special.start, ids == special.end
-        if not bool((patch.sum(1) == codes.shape[1]).all()):
-            raise ValueError(f"each row must have {codes.shape[1]} times <point_patch>, one for each 3D token")
+        if not bool((patch.sum(1) == tokens.shape[1]).all()):
+            raise ValueError(f"each row must have {tokens.shape[1]} times <point_patch>, one for each 3D token")
         words = self.lm.get_input_embeddings()(ids.masked_fill(patch | start | end, 0))
         delimiters = self.delimiters(end.long()).to(words.dtype)
-        points = self.projector(self.codes(codes)).to(words.dtype)
+        points = self.projector(self.codebook(tokens)).to(words.dtype)
         inputs = torch.where((start | end)[..., None], delimiters, words)
         return inputs.masked_scatter(patch[..., None], points)
 
-    def first_codes(self, tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B N"]:
+    def coarse_tokens(self, tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B N"]:
         """What the model reads of whole token sequences.
 
         Raises:
             UserError: they are not of this model's tokenizer.
         """
         config = self.config
-        if tokens.ndim != 2 or tokens.shape[1] not in (config.read, config.tokens):
+        if tokens.ndim != 2 or tokens.shape[1] not in (config.num_tokens, config.tokens):
             raise UserError(
                 f"tokens of shape {tuple(tokens.shape)} do not fit this model: an object has {config.tokens} of them, "
-                f"of which the first {config.read} are read; use the VQVAE that the model was trained with"
+                f"of which the first {config.num_tokens} are read; use the VQVAE that the model was trained with"
             )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < config.codes:
-            raise UserError(f"there are tokens beyond the codebook of {config.codes}: use the VQVAE of this model")
-        return tokens[:, : config.read].long()
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < config.codebook_size:
+            raise UserError(
+                f"there are tokens beyond the codebook of {config.codebook_size}: use the VQVAE of this model"
+            )
+        return tokens[:, : config.num_tokens].long()
 
     @torch.no_grad()
     def answer(
         self,
         prompts: Sequence[Sequence[int]],
-        codes: Int[Tensor, "B N"],
+        tokens: Int[Tensor, "B N"],
         decoding: CaptionDecoding,
         together: bool = False,
     ) -> list[str]:
@@ -122,15 +126,15 @@ class SAR3DLM(nn.Module):
             together: whether other processes, which hold parts of the weights, generate at the same time; then all
                 go on until the last has ended.
         """
-        device = self.codes.vectors.device
+        device = self.codebook.vectors.device
         ids, mask = left_padded(prompts, self.lm.generation_config.pad_token_id, device)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p} if decoding.temperature else {}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(decoding.seed)
             made = self.lm.generate(
-                inputs_embeds=self.embed(ids, codes.to(device)),
+                inputs_embeds=self.embed(ids, tokens.to(device)),
                 attention_mask=mask.long(),
-                max_new_tokens=decoding.most,
+                max_new_tokens=decoding.max_new_tokens,
                 do_sample=bool(decoding.temperature),
                 suppress_tokens=sorted(vars(self.special).values()),
                 synced_gpus=together,
@@ -170,7 +174,7 @@ def assemble(config: LLMConfig, codebook: Float[Tensor, "K D"], lm: Any, tokeniz
 
 
 def set_generation(lm: Any, tokenizer: Any) -> None:
-    """Generation as it is asked for and nothing else: what a language model's maker recommends is forgotten."""
+    """Replace the generation settings that the language model came with by greedy defaults."""
     from transformers import GenerationConfig
 
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -181,4 +185,4 @@ def set_generation(lm: Any, tokenizer: Any) -> None:
 
 def writer_of(model: SAR3DLM) -> Writer:
     """Writes conversations for a model."""
-    return Writer(model.tokenizer, model.config.template, model.config.read)
+    return Writer(model.tokenizer, model.config.template, model.config.num_tokens)

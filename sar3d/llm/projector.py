@@ -12,28 +12,28 @@ class Projector(nn.Module):
     """An MLP with GELU between its layers, from D through `hidden` to the width C of the language model's inputs.
 
     Args:
-        places: N, to add a learned vector for the place of each token; 0 for none (published).
+        pos_embed: N, to add a learned position embedding to each token; 0 for none (published).
     """
 
-    def __init__(self, dim: int, hidden: tuple[int, ...], width: int, places: int = 0) -> None:
+    def __init__(self, dim: int, hidden: tuple[int, ...], width: int, pos_embed: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for narrow, wide in pairwise((dim, *hidden, width)):
             layers += [nn.Linear(narrow, wide), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
-        self.places = nn.Embedding(places, width) if places else None
-        if self.places is not None:
-            nn.init.normal_(self.places.weight, std=width**-0.5)
+        self.pos_embed = nn.Embedding(pos_embed, width) if pos_embed else None
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed.weight, std=width**-0.5)
 
     def forward(self, vectors: Float[Tensor, "B N D"]) -> Float[Tensor, "B N C"]:
         """Inputs of the language model."""
         out: Tensor = self.layers(vectors)
-        if self.places is not None:
-            out = out + self.places(torch.arange(out.shape[1], device=out.device))
+        if self.pos_embed is not None:
+            out = out + self.pos_embed(torch.arange(out.shape[1], device=out.device))
         return out
 
 
-class Codes(nn.Module):
+class FrozenCodebook(nn.Module):
     """The frozen unit vectors of a VQVAE's codes: a buffer, which is neither trained nor decayed."""
 
     def __init__(self, codebook: Float[Tensor, "K D"]) -> None:
@@ -41,12 +41,12 @@ class Codes(nn.Module):
         self.vectors: Tensor
         self.register_buffer("vectors", F.normalize(codebook.detach().float(), dim=-1))
 
-    def forward(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+    def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Unit vectors in fp32."""
-        return F.embedding(codes, self.vectors)
+        return F.embedding(tokens, self.vectors)
 
 
 @torch.no_grad()
-def mean_row(weight: Float[Tensor, "V C"], rows: int) -> Float[Tensor, " C"]:
-    """The mean of the first `rows` embeddings, where new ones begin: they are likely words at first, not outliers."""
+def mean_row(weight: Float[Tensor, "vocab C"], rows: int) -> Float[Tensor, " C"]:
+    """The mean of the first `rows` embeddings, with which new ones are initialized so that they are no outliers."""
     return weight[:rows].float().mean(0)

@@ -93,11 +93,11 @@ class Writer:
     Args:
         tokenizer: a Hugging Face tokenizer with the special tokens.
         template: how a conversation is written out.
-        read: N, 3D tokens of an object.
+        num_tokens: N, 3D tokens of an object.
     """
 
-    def __init__(self, tokenizer: Any, template: TemplateName, read: int) -> None:
-        self.tokenizer, self.template, self.read = tokenizer, TEMPLATES[template], read
+    def __init__(self, tokenizer: Any, template: TemplateName, num_tokens: int) -> None:
+        self.tokenizer, self.template, self.num_tokens = tokenizer, TEMPLATES[template], num_tokens
         self.special = special_ids(tokenizer)
         begin = tokenizer("")["input_ids"]
         self._begin: list[int] = begin[:1] if begin and begin[0] == tokenizer.bos_token_id else []
@@ -127,7 +127,7 @@ class Writer:
 
     def _expanded(self, ids: list[int]) -> list[int]:
         place = ids.index(self.special.patch)
-        return [*self._begin, *ids[:place], *[self.special.patch] * self.read, *ids[place + 1 :]]
+        return [*self._begin, *ids[:place], *[self.special.patch] * self.num_tokens, *ids[place + 1 :]]
 
 
 def check_question(question: str) -> str:

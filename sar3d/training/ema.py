@@ -23,8 +23,8 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after `step` (from 0).
 
-        The decay starts at 0.1 and approaches its final value as (1 + step) / (10 + step), so that the average of a
-        short run is not ruled by the random start.
+        The decay starts at 0.1 and approaches its final value as (1 + step) / (10 + step), so that the
+        random initialization does not dominate the average of a short run.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = dict(model.named_parameters())

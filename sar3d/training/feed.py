@@ -1,15 +1,15 @@
 """Collated micro-batches, made ahead in background threads."""
 
-import queue
-import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor
 
-from sar3d.data.order import Order
+from sar3d.data.loading.order import Order
+from sar3d.prefetch import prefetched
 from sar3d.training.settings import TrainSettings, local_batch
 from sar3d.training.task import Batch, Dataset, Task, map_tensors
 
@@ -27,42 +27,23 @@ def feed(
     """
     micro = local_batch(settings, world)[1]
     order = Order(dataset.sizes, settings.seed, settings.batch, settings.lanes, settings.window)
-    ready: queue.Queue[tuple[int, list[Future[Batch]]] | BaseException] = queue.Queue(settings.prefetch)
-    ended = threading.Event()
 
     def collate(part: list[Any], step: int) -> Batch:
         batch = task.collate([sample for _, sample in part], step, [key for key, _ in part])
         return map_tensors(batch, Tensor.pin_memory) if pin else batch
 
-    def put(item: tuple[int, list[Future[Batch]]] | BaseException) -> None:
-        while not ended.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+    def collated(pool: ThreadPoolExecutor) -> Iterator[tuple[int, list[Future[Batch]]]]:
+        for step, pairs in dataset.batches(order, start, rank, world, settings.prefetch):
+            parts = [pairs[i : i + micro] for i in range(0, len(pairs), micro)]
+            yield step, [pool.submit(collate, part, step) for part in parts]
+        raise RuntimeError("the training data ended; their batches must be endless")
 
-    def read(pool: ThreadPoolExecutor) -> None:
-        try:
-            for step, pairs in dataset.batches(order, start, rank, world, settings.prefetch):
-                if ended.is_set():
-                    return
-                parts = [pairs[i : i + micro] for i in range(0, len(pairs), micro)]
-                put((step, [pool.submit(collate, part, step) for part in parts]))
-            raise RuntimeError("the training data ended; their batches must be endless")
-        except BaseException as error:
-            put(error)
-
-    with ThreadPoolExecutor(settings.data_threads, thread_name_prefix="collate") as pool:
-        reader = threading.Thread(target=read, args=(pool,), name="read", daemon=True)
-        reader.start()
-        try:
-            while True:
-                began = time.perf_counter()
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                batches = [future.result() for future in item[1]]
-                yield item[0], batches, time.perf_counter() - began
-        finally:
-            ended.set()
-            reader.join()
+    with (
+        ThreadPoolExecutor(settings.data_threads, thread_name_prefix="collate") as pool,
+        closing(prefetched(collated(pool), settings.prefetch)) as steps,
+    ):
+        while True:
+            began = time.perf_counter()
+            step, futures = next(steps)
+            batches = [future.result() for future in futures]
+            yield step, batches, time.perf_counter() - began

@@ -9,7 +9,7 @@ ScheduleKind = Literal["constant", "cosine", "linear", "lin0"]
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The learning rate's course: warm-up from `start`, then the course of `kind` down to `final`."""
+    """Learning-rate schedule: linear warm-up from `start`, then `kind` down to `final`."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

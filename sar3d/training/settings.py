@@ -15,7 +15,7 @@ _WATCH: dict[str, bool] = {"identity": False}
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
+class OptimizerSettings:
     """AdamW. Learning rate and weight decay belong to the task's parameter groups."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
@@ -29,13 +29,35 @@ class OptimiserSettings:
 
 
 @dataclass(frozen=True)
+class GuardSettings:
+    """When a training counts as diverged. Nothing here changes what comes out of one that does not."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
+
+    multiple: float | None = 20.0
+    """Stop where the median of the newest `recent` steps exceeds this many times the median of the `window` steps before
+    them; none to go on whatever happens."""
+    recent: int = 20
+    """Steps between two looks, and steps that must agree: a single bad batch stops nothing."""
+    window: int = 200
+    """Steps that the newest ones are compared with. A run that begins or goes on is watched once it has so many."""
+
+    def __post_init__(self) -> None:
+        if self.multiple is not None and self.multiple <= 1:
+            raise UserError(f"guard.multiple={self.multiple} would stop every training: give more than 1, or null")
+        for name in ("recent", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"guard.{name}={getattr(self, name)} compares nothing: it must be at least 1")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """One training run."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
     steps: int = field(default=1000, metadata=_WATCH)
-    """Optimiser steps in all; raising it continues a finished run."""
+    """Optimizer steps in all; raising it continues a finished run."""
     batch: int = 8
     """Samples of one step over all workers."""
     micro_batch: int | None = field(default=None, metadata=_WATCH)
@@ -45,8 +67,8 @@ class TrainSettings:
     precision: Precision = "fp32"
     """`bf16` computes the forward pass in autocast; parameters, gradients, moments and losses stay fp32."""
     zero: ZeroStage = field(default=0, metadata=_WATCH)
-    """DeepSpeed ZeRO: 1 spreads the optimiser's moments over the workers, 2 the gradients too."""
-    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    """DeepSpeed ZeRO: 1 spreads the optimizer's moments over the workers, 2 the gradients too."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     ema: float | None = 0.999
     """Decay of the moving average of the weights, lower during the first steps; none for no average."""
@@ -60,6 +82,8 @@ class TrainSettings:
     """Steps whose samples are read and collated ahead."""
     data_threads: int = field(default=1, metadata=_WATCH)
     """Threads that collate on each worker."""
+    guard: GuardSettings = field(default_factory=GuardSettings, metadata=_WATCH)
+    """When a training counts as diverged and stops, its last good checkpoint kept."""
     log_every: int = field(default=10, metadata=_WATCH)
     """Steps between logged metrics."""
     checkpoint_every: int = field(default=500, metadata=_WATCH)

@@ -1,17 +1,17 @@
-"""Forward and backward passes of one step, shared by the plain trainer and the distributed loop."""
+"""The training step: one for the plain trainer and for the distributed loop, over engines that differ."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sar3d.seeds import generator, seed_everything
 from sar3d.training.ema import EMA
-from sar3d.training.seeds import generator, seed_everything
-from sar3d.training.settings import OptimiserSettings, TrainSettings
+from sar3d.training.schedule import factor
+from sar3d.training.settings import OptimizerSettings, TrainSettings
 from sar3d.training.task import Batch, Losses, Moment, Sync, Task, move
 
 
@@ -32,47 +32,119 @@ class MeanOf:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
-def always(last: bool) -> AbstractContextManager[None]:
-    """The adversary's context where nothing is synchronised."""
-    return nullcontext()
-
-
 Compute = Callable[[nn.Module], Tensor]
 """The main model → () loss of a micro-batch."""
 
 
-class Main(Protocol):
-    def __call__(self, compute: Compute, last: bool) -> None: ...
+class Engine(Protocol):
+    """The main model's gradients and optimizer: in one process, or under DeepSpeed on several workers."""
+
+    def main(self, compute: Compute, last: bool) -> None:
+        """Add the gradients of a micro-batch's loss; `last` marks the step's last micro-batch."""
+        ...
+
+    def step(self, factor: float) -> Tensor | float:
+        """Take the optimizer's step at `factor` times the groups' rates.
+
+        Returns:
+            The gradient's norm before clipping: () on the device, which nothing waits for, or a number.
+        """
+        ...
+
+    def rate(self) -> float:
+        """Learning rate of the first group."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over parameters that were changed in place."""
+        ...
 
 
-@dataclass(frozen=True)
-class Passes:
-    """How gradients are made; the plain trainer and DeepSpeed differ in this only."""
+class DiscriminatorEngine(Protocol):
+    """The discriminator's gradients and optimizer."""
 
-    main: Main
-    """Adds the gradients of a micro-batch's loss to the main model's; the flag marks the step's last micro-batch."""
-    adversary: Callable[[Tensor], None]
-    """Adds the gradients of a loss to the adversary's."""
-    adversary_context: Callable[[bool], AbstractContextManager[None]] = always
-    """Entered around the adversary's passes; synchronises its gradients at the last micro-batch."""
+    @property
+    def module(self) -> nn.Module:
+        """What the main model's pass is judged by."""
+        ...
+
+    @property
+    def parallel(self) -> nn.Module:
+        """What its own pass goes through: the module, wrapped where workers exchange gradients."""
+        ...
+
+    def context(self, last: bool) -> AbstractContextManager[None]:
+        """Around its passes of a micro-batch."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's loss."""
+        ...
+
+    def step(self, factor: float) -> Tensor | float:
+        """As `Engine.step`, unclipped."""
+        ...
+
+
+@dataclass
+class State:
+    """Everything that training changes, on one worker."""
+
+    task: Task
+    settings: TrainSettings
+    sync: Sync
+    device: torch.device
+    model: nn.Module
+    engine: Engine
+    discriminator: DiscriminatorEngine | None
+    ema: EMA | None
+    accumulation: int
+    """Micro-batches of a step on this worker."""
+    step: int = 0
+    """Steps done."""
+
+
+def train_step(state: State, batches: Sequence[Batch]) -> tuple[dict[str, float], dict[str, Tensor | float]]:
+    """One optimizer step on this worker's micro-batches (CPU tensors). Nothing waits for the device.
+
+    Returns:
+        What the task did before the step, if anything; and the step's metrics: () float32 tensors on the device, or
+        numbers.
+    """
+    task, model = state.task, state.model
+    now = moment(state.settings, state.step, state.sync, state.device, batches)
+    moved = task.before_step(model, now)
+    state.engine.refresh()
+    metrics, judged = _gradients(state, batches)
+    rate = factor(state.settings.schedule, state.step, state.settings.steps)
+    metrics["grad_norm"] = state.engine.step(rate)
+    if judged and state.discriminator is not None:
+        metrics["discriminator_grad_norm"] = state.discriminator.step(rate)
+    metrics |= task.after_step(model, now)
+    state.engine.refresh()
+    if state.ema is not None:
+        state.ema.restart(model, now.replaced)
+        state.ema.update(model, state.step)
+    state.step += 1
+    return moved, metrics | {"lr": state.engine.rate()}
 
 
 def build(task: Task, settings: TrainSettings, device: torch.device) -> tuple[nn.Module, nn.Module | None]:
-    """The main model and the adversary in training mode; their weights depend on the seed alone."""
+    """The main model and the discriminator in training mode; their weights depend on the seed alone."""
     seed_everything(settings.seed, "build")
-    model, adversary = task.build(), task.build_adversary()
-    return model.to(device).train(), None if adversary is None else adversary.to(device).train()
+    model, discriminator = task.build(), task.build_discriminator()
+    return model.to(device).train(), None if discriminator is None else discriminator.to(device).train()
 
 
-def optimiser(groups: list[dict[str, Any]], settings: OptimiserSettings) -> torch.optim.AdamW:
+def optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW in one kernel per group; every group keeps its peak rate in `initial_lr`."""
     groups = [{**group, "initial_lr": group["lr"]} for group in groups]
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps, fused=True)
 
 
-def set_rates(optimiser: Any, factor: float) -> None:
+def set_rates(optimizer: Any, factor: float) -> None:
     """Every group's learning rate: its peak rate times `factor`."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
@@ -95,62 +167,45 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def forward_backward(
-    task: Task,
-    adversary: nn.Module | None,
-    batches: Sequence[Batch],
-    step: int,
-    first: int,
-    settings: TrainSettings,
-    device: torch.device,
-    passes: Passes,
-) -> tuple[dict[str, Tensor], bool]:
-    """Gradients of a step's micro-batches, in the main model and in the adversary.
-
-    `first` is the position of the first micro-batch among those of the global batch. `adversary` may be wrapped for
-    synchronisation; the main model's pass sees what is inside.
+def _gradients(state: State, batches: Sequence[Batch]) -> tuple[dict[str, Tensor | float], bool]:
+    """Gradients of a step's micro-batches, in the main model and in the discriminator.
 
     Returns:
-        Metrics as () float32 means over the micro-batches, and whether the adversary has gradients.
+        Metrics as () float32 means over the micro-batches, and whether the discriminator has gradients.
     """
+    task, settings, discriminator = state.task, state.settings, state.discriminator
     metrics, judged = MeanOf(), False
-    inner = getattr(adversary, "module", adversary)
+    first = state.sync.rank * state.accumulation
     for index, host_batch in enumerate(batches):
         last = index == len(batches) - 1
-        seed_everything(settings.seed, "micro-batch", step, first + index)
-        batch = move(host_batch, device)
-        losses = _main_pass(task, inner, batch, step, settings, device, partial(passes.main, last=last))
+        seed_everything(settings.seed, "micro-batch", state.step, first + index)
+        batch = move(host_batch, state.device)
+        losses = _main_pass(state, batch, last)
         metrics.add(losses.metrics)
-        if adversary is None:
+        if discriminator is None:
             continue
-        with passes.adversary_context(last):
-            with autocast(settings, device):
-                verdict = task.adversary_losses(adversary, batch, losses, step)
+        with discriminator.context(last):
+            with autocast(settings, state.device):
+                verdict = task.discriminator_losses(discriminator.parallel, batch, losses, state.step)
             if verdict is not None:
-                passes.adversary(_checked(task, verdict))
+                discriminator.backward(_checked(task, verdict))
                 metrics.add(verdict.metrics)
                 judged = True
-    return metrics.means(), judged
+    return dict(metrics.means()), judged
 
 
-def _main_pass(
-    task: Task,
-    adversary: nn.Module | None,
-    batch: Batch,
-    step: int,
-    settings: TrainSettings,
-    device: torch.device,
-    run: Callable[[Compute], None],
-) -> Losses:
+def _main_pass(state: State, batch: Batch, last: bool) -> Losses:
+    """The main model's pass over a micro-batch; the discriminator's parameters are frozen meanwhile."""
     made: list[Losses] = []
+    judge = None if state.discriminator is None else state.discriminator.module
 
     def compute(model: nn.Module) -> Tensor:
-        with autocast(settings, device):
-            made.append(task.losses(model, batch, step, adversary))
-        return _checked(task, made[0])
+        with autocast(state.settings, state.device):
+            made.append(state.task.losses(model, batch, state.step, judge))
+        return _checked(state.task, made[0])
 
-    with frozen(adversary):
-        run(compute)
+    with frozen(judge):
+        state.engine.main(compute, last)
     return made[0]
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sar3d.data.order import Order
-from sar3d.training.seeds import SampleKey
+from sar3d.data.loading.order import Order
+from sar3d.seeds import SampleKey
 from sar3d.training.settings import TrainSettings
 
 Batch = Any
@@ -23,11 +23,11 @@ class Losses:
     """What one forward pass gives."""
 
     total: Tensor
-    """() float32: what is minimised."""
+    """() float32: what is minimized."""
     metrics: dict[str, Tensor]
     """Name → () detached; logged as the mean over the global batch."""
     extras: Any = None
-    """What the adversary needs of the main model's pass (renderings, detached)."""
+    """What the discriminator needs of the main model's pass (renderings, detached)."""
 
 
 class Dataset(Protocol):
@@ -35,7 +35,7 @@ class Dataset(Protocol):
 
     @property
     def sizes(self) -> Sequence[int] | NDArray[np.int64]:
-        """Samples in each block (row group); they fix the order, see `sar3d.data.order.Order`."""
+        """Samples in each block (row group); they fix the order, see `sar3d.data.loading.order.Order`."""
         ...
 
     def batches(
@@ -123,6 +123,8 @@ class Task(Protocol):
     name: str
     split_parameters: bool = False
     """Whether its weights are read in the forward passes of their own modules only, so that ZeRO 3 may split them."""
+    watched: tuple[str, ...] = ()
+    """Metrics beside the loss and the gradient's norm whose rise shows that training has diverged."""
     own_start: bool = False
     """Whether `build` already gives the weights of the model that training starts from (`init_from`)."""
 
@@ -130,7 +132,7 @@ class Task(Protocol):
         """The main model with fp32 parameters; the loop seeds the global generator before."""
         ...
 
-    def build_adversary(self) -> nn.Module | None:
+    def build_discriminator(self) -> nn.Module | None:
         """A discriminator, if there is one. It should hold no batch statistics, which differ with the micro-batch."""
         return None
 
@@ -138,20 +140,20 @@ class Task(Protocol):
         """AdamW groups: `params`, `lr`, `weight_decay`, optionally `betas` and `eps`."""
         ...
 
-    def adversary_groups(self, adversary: nn.Module) -> list[dict[str, Any]]:
-        """The same for the adversary."""
-        raise NotImplementedError(f"the task {self.name} has no adversary")
+    def discriminator_groups(self, discriminator: nn.Module) -> list[dict[str, Any]]:
+        """The same for the discriminator."""
+        raise NotImplementedError(f"the task {self.name} has no discriminator")
 
     def collate(self, samples: list[Any], step: int, keys: list[SampleKey]) -> Batch:
         """One micro-batch, on the CPU; called in a background thread."""
         ...
 
-    def losses(self, model: nn.Module, batch: Batch, step: int, adversary: nn.Module | None = None) -> Losses:
-        """The main model's loss: means over the micro-batch. The adversary's parameters are frozen meanwhile."""
+    def losses(self, model: nn.Module, batch: Batch, step: int, discriminator: nn.Module | None = None) -> Losses:
+        """The main model's loss: means over the micro-batch. The discriminator's parameters are frozen meanwhile."""
         ...
 
-    def adversary_losses(self, adversary: nn.Module, batch: Batch, losses: Losses, step: int) -> Losses | None:
-        """The adversary's loss given the main model's pass; None while it is not trained (the same for all workers)."""
+    def discriminator_losses(self, discriminator: nn.Module, batch: Batch, losses: Losses, step: int) -> Losses | None:
+        """The discriminator's loss given the main model's pass; None while it is not trained (the same for all workers)."""
         return None
 
     def before_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
@@ -162,17 +164,17 @@ class Task(Protocol):
         return {}
 
     def after_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
-        """Changes after the optimiser's, in place and the same on every worker; statistics averaged over workers."""
+        """Changes after the optimizer's, in place and the same on every worker; statistics averaged over workers."""
         return {}
 
     def speed(
         self, samples_per_second: float, settings: TrainSettings, device: torch.device, workers: int
     ) -> dict[str, float]:
-        """What a speed over all workers means for this model (tokens per second, utilisation); logged with it."""
+        """What a speed over all workers means for this model (tokens per second, utilization); logged with it."""
         return {}
 
     def evaluate(self, model: nn.Module, held_out: Any, sync: Sync) -> dict[str, float]:
-        """Metrics on held-out data; the same result on every worker, see `share` and `mean_rows`."""
+        """Metrics on held-out data; the same result on every worker, see `worker_slice`."""
         return {}
 
     def draw(self, model: nn.Module, held_out: Any) -> dict[str, bytes]:
@@ -184,17 +186,9 @@ class Task(Protocol):
         ...
 
 
-def share(count: int, sync: Sync) -> range:
+def worker_slice(count: int, sync: Sync) -> range:
     """This worker's contiguous part of `count` items; in order of rank the parts are all of them."""
     return range(count * sync.rank // sync.world, count * (sync.rank + 1) // sync.world)
-
-
-def mean_rows(rows: list[dict[str, float]], sync: Sync) -> dict[str, float]:
-    """The mean of each column over the rows of all workers: the same to the bit for any number of workers."""
-    everything = [row for part in sync.gather_objects(rows) for row in part]
-    names = dict.fromkeys(name for row in everything for name in row)
-    columns = {name: [row[name] for row in everything if name in row] for name in names}
-    return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

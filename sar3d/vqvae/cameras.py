@@ -9,7 +9,7 @@ from sar3d.vqvae.rays import Rays
 
 
 def matrices(cameras: Float[Tensor, "*V 25"]) -> tuple[Float[Tensor, "*V 4 4"], Float[Tensor, "*V 3 3"]]:
-    """Camera-to-world matrices and normalised intrinsics of 25-vectors (published.md, data)."""
+    """Camera-to-world matrices and normalized intrinsics of 25-vectors (published.md, data)."""
     pose, intrinsic = cameras.split((16, 9), dim=-1)
     return pose.unflatten(-1, (4, 4)), intrinsic.unflatten(-1, (3, 3))
 
@@ -23,13 +23,13 @@ def all_pixels(height: int, width: int, device: torch.device | None = None) -> I
 def rays_of(
     cameras: Float[Tensor, "*V 25"], height: int, width: int, pixels: Int[Tensor, "*V N 2"] | None = None
 ) -> Rays:
-    """Rays (…, N, 3) through the centres of pixels of images of `height` × `width`.
+    """Rays (…, N, 3) through the centers of pixels of images of `height` × `width`.
 
     Args:
-        cameras: 16 numbers camera-to-world, 9 normalised intrinsics; OpenCV axes.
+        cameras: 16 numbers camera-to-world, 9 normalized intrinsics; OpenCV axes.
         pixels: (row, column) of the pixels wanted; None: all, in raster order (N = H·W).
 
-    Origins are the cameras' centres, directions have unit length; both in the world.
+    Origins are the cameras' centers, directions have unit length; both in the world.
     """
     pose, k = matrices(cameras)
     if pixels is None:
@@ -56,10 +56,3 @@ def z_depth(
 ) -> Float[Tensor, "*V N"]:
     """Depth along the camera's axis of points at `distance` along unit `directions`."""
     return distance * _cosine(directions, cameras)
-
-
-def ray_distance(
-    depth: Float[Tensor, "*V N"], directions: Float[Tensor, "*V N 3"], cameras: Float[Tensor, "*V 25"]
-) -> Float[Tensor, "*V N"]:
-    """Distance along unit `directions` of points at z-depth `depth`; the inverse of `z_depth`."""
-    return depth / _cosine(directions, cameras)

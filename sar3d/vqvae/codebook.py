@@ -59,7 +59,7 @@ def nearest(
     for start in range(0, len(queries), rows):
         chunk = queries[start : start + rows]
         torch.mm(chunk, transposed, out=similarity[: len(chunk)])
-        # argmax over a long row is scalar code on a CPU; amax is vectorised and leaves 1/block of the row to argmax.
+        # argmax over a long row is scalar code on a CPU; amax is vectorized and leaves 1/block of the row to argmax.
         blocks = similarity[: len(chunk)].view(len(chunk), count // block, block)
         best = blocks.amax(2).argmax(1)
         inner = blocks[torch.arange(len(chunk), device=queries.device), best].argmax(1)
@@ -69,21 +69,21 @@ def nearest(
 
 @torch.no_grad()
 def spherical_kmeans(
-    vectors: Float[Tensor, "N D"], centres: Float[Tensor, "K D"], iterations: int
+    vectors: Float[Tensor, "N D"], centers: Float[Tensor, "K D"], iterations: int
 ) -> Float[Tensor, "K D"]:
-    """Lloyd's algorithm on the sphere: unit centres that follow the unit `vectors` nearest to them.
+    """Lloyd's algorithm on the sphere: unit centers that follow the unit `vectors` nearest to them.
 
-    A centre that no vector is nearest to keeps its place. The result does not depend on the order of additions, so
-    equal inputs give equal centres on every run.
+    A center that no vector is nearest to keeps its place. The result does not depend on the order of additions, so
+    equal inputs give equal centers on every run.
     """
     fixed = (vectors.double() * _FIXED_POINT).round().long()
     for _ in range(iterations):
-        owner = nearest(vectors, centres)
-        sums = torch.zeros(centres.shape, dtype=torch.long, device=centres.device).index_add_(0, owner, fixed)
+        owner = nearest(vectors, centers)
+        sums = torch.zeros(centers.shape, dtype=torch.long, device=centers.device).index_add_(0, owner, fixed)
         means = sums.double() / _FIXED_POINT
         moved = means.norm(dim=1, keepdim=True) > 1e-6
-        centres = torch.where(moved, F.normalize(means, dim=1).to(centres.dtype), centres)
-    return centres
+        centers = torch.where(moved, F.normalize(means, dim=1).to(centers.dtype), centers)
+    return centers
 
 
 def choose(vectors: Float[Tensor, "N D"], count: int, generator: torch.Generator) -> Float[Tensor, "M D"]:
@@ -93,7 +93,7 @@ def choose(vectors: Float[Tensor, "N D"], count: int, generator: torch.Generator
 
 
 def normal_equations(
-    planes: Float[Tensor, "R D G G"], targets: Float[Tensor, "R D G G"]
+    planes: Float[Tensor, "BP D G G"], targets: Float[Tensor, "BP D G G"]
 ) -> tuple[Float[Tensor, "M M"], Float[Tensor, "M D"]]:
     """The float64 system AᵀA x = Aᵀb of the 3x3 convolution with bias (M = 9 D + 1) that maps planes to targets."""
     patches = rearrange(F.unfold(planes, 3, padding=1), "r m l -> (r l) m").double()

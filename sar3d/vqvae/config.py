@@ -10,28 +10,37 @@ from sar3d.values import read_config
 PLANES = 3
 """XY, YZ and ZX, in this order everywhere."""
 
-QuantizerRule = Literal["normalised", "published"]
+QuantizerRule = Literal["normalized", "published"]
+
+LatentNorm = Literal["none", "rms"]
+
+EncoderKind = Literal["views", "points"]
 
 _FORBID: dict[str, str] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Multi-view convolutional encoder (published.md, encoder)."""
+    """From views to latent planes (published.md, encoder)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
+    kind: EncoderKind = "views"
+    """`views`: convolutions on the views, whose maps a last one fuses (published). `points`: what the pixels show is laid
+    onto the planes where their depth says it lies, and the convolutions run on the planes; see `sar3d.vqvae.points`."""
     channels: int = 160
     """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     """Width of each level in units of `channels`; a stride of 2 lies between levels."""
     blocks: int = 2
     """Residual blocks per level."""
+    point_stride: int = 2
+    """Side in pixels of the square that gives one point (`points` only)."""
     attention_width: int = 512
-    """Width of the cross-view transformer."""
+    """Width of the transformer over all views, or over all planes."""
     attention_heads: int = 8
     views: int = 6
-    """Views that are fused; the fusion's weights depend on their order."""
+    """Views that are encoded; the fusion's weights depend on their order, points do not."""
     in_channels: int = 10
     """RGB, Plücker coordinates, depth."""
 
@@ -42,9 +51,9 @@ class QuantizerConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
 
-    codes: int = 16384
+    codebook_size: int = 16384
     """Entries of the codebook, shared by all scales and planes."""
-    dim: int = 8
+    code_dim: int = 8
     """Channels of a code and of the latent planes."""
     scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     """Side lengths of the token maps, coarse to fine; the last is the side of the latent planes."""
@@ -54,8 +63,11 @@ class QuantizerConfig:
     """Weight of the convolution in φ(h) = (1 - ratio)·h + ratio·conv(h)."""
     beta: float = 0.25
     """Weight of the commitment term."""
-    rule: QuantizerRule = "normalised"
-    """`normalised`: unit-norm codes on every path. `published`: raw codes where the released weights were trained so."""
+    latent_norm: LatentNorm = "none"
+    """`rms`: each latent plane is divided by its root mean square, so that it cannot outgrow the unit-norm codes, whenever
+    quantization begins. `none`: it is quantized as it is (published)."""
+    rule: QuantizerRule = "normalized"
+    """`normalized`: unit-norm codes on every path. `published`: raw codes where the released weights were trained so."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class FieldConfig:
     hidden: int = 64
     hidden_layers: int = 3
     side: float = 0.9
-    """Side of the cube, centred at the origin, that the planes cover."""
+    """Side of the cube, centered at the origin, that the planes cover."""
     density_scale: float = 1.0
     """Density = density_scale · softplus(raw + density_shift), per unit length."""
     density_shift: float = -1.0
@@ -123,6 +135,13 @@ class VQVAEConfig:
     volume: VolumeConfig = dataclasses.field(default_factory=VolumeConfig)
 
     def __post_init__(self) -> None:
+        if self.encoder.kind == "points":
+            if self.resolution % self.encoder.point_stride:
+                raise UserError(
+                    f"the VQVAE cannot take views of {self.resolution} pixels: encoder.point_stride="
+                    f"{self.encoder.point_stride} does not divide them"
+                )
+            return
         shrink = self.side * 2 ** (len(self.encoder.multipliers) - 1)
         if self.resolution % shrink:
             raise UserError(
@@ -155,7 +174,7 @@ PRESETS: dict[str, VQVAEConfig] = {
     "tiny": VQVAEConfig(
         resolution=64,
         encoder=EncoderConfig(channels=32, multipliers=(1,), blocks=1, attention_width=32, attention_heads=1),
-        quantizer=QuantizerConfig(codes=1024),
+        quantizer=QuantizerConfig(codebook_size=1024),
         decoder=DecoderConfig(
             width=96,
             depth=2,
@@ -171,12 +190,12 @@ PRESETS: dict[str, VQVAEConfig] = {
     "small": VQVAEConfig(
         resolution=128,
         encoder=EncoderConfig(channels=64, multipliers=(1, 2, 2, 4), attention_width=256, attention_heads=4),
-        quantizer=QuantizerConfig(codes=4096),
+        quantizer=QuantizerConfig(codebook_size=4096),
         decoder=DecoderConfig(width=384, depth=6, heads=6, multipliers=(1, 2, 2), tokens_in_stream=True),
         field=FieldConfig(density_scale=20.0),
         volume=VolumeConfig(coarse=48, fine=48),
     ),
-    "paper": VQVAEConfig(quantizer=QuantizerConfig(rule="normalised")),
+    "paper": VQVAEConfig(quantizer=QuantizerConfig(rule="normalized")),
 }
 """`tiny` trains on two CPU cores, `small` on one GPU, `paper` is the published size (176.24 M parameters)."""
 

@@ -1,4 +1,4 @@
-"""The plane-wise decoder: quantised latent planes to a triplane of features (published.md, decoder)."""
+"""The plane-wise decoder: quantized latent planes to a triplane of features (published.md, decoder)."""
 
 import itertools
 
@@ -94,7 +94,7 @@ class PlaneAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the size: nearest neighbour, then a convolution."""
+    """Doubles the size: nearest neighbor, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class PlaneUpsampler(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class Decoder(nn.Module):
+class TriplaneDecoder(nn.Module):
     """Latent planes to tokens, a transformer whose blocks attend in turn inside each plane and over all planes, and
     an upsampler of every plane.
 

@@ -35,7 +35,7 @@ class DownLevel(nn.Module):
         return self.downsample(self.blocks(x))
 
 
-class SelfAttention(nn.Module):
+class ImageSelfAttention(nn.Module):
     """Multi-head self-attention whose queries, keys and values have no bias."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -72,9 +72,9 @@ class CrossViewTransformer(nn.Module):
         self.norm = group_norm(channels)
         self.proj_in = nn.Conv2d(channels, width, 1)
         self.norm1 = nn.LayerNorm(width)
-        self.cross_view = SelfAttention(width, heads)
+        self.cross_view = ImageSelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.in_view = SelfAttention(width, heads)
+        self.in_view = ImageSelfAttention(width, heads)
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = GEGLU(width)
         self.proj_out = nn.Conv2d(width, channels, 1)
@@ -134,7 +134,8 @@ class Encoder(nn.Module):
         """Latent planes, row 3b + p = plane p of object b. The order of the views matters.
 
         Args:
-            views: encoder input (see `sar3d.data.samples.encoder_input`); H and W are 2^(levels-1) · stem stride · G.
+            views: encoder input (see `sar3d.data.loading.view_tensors.encoder_input`); H and W are
+                2^(levels-1) · stem stride · G.
             recompute: save memory by computing the activations of the levels twice.
         """
         maps = self.view_maps(views, recompute=recompute)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,10 +14,10 @@ from sar3d.vqvae.config import PLANES, FieldConfig
 from sar3d.vqvae.planes import gather, locate, padded_table
 
 EMPTY = -torch.finfo(torch.float32).max / 3
-"""Raw density outside the cube: its density is zero, also where it is averaged with that of a neighbouring sample."""
+"""Raw density outside the cube: its density is zero, also where it is averaged with that of a neighboring sample."""
 
 RGB_WIDENING = 0.001
-"""Colours reach this far beyond [0, 1], so that a sigmoid can reach black and white."""
+"""Colors reach this far beyond [0, 1], so that a sigmoid can reach black and white."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FieldSample:
     """A field at N points of each of B objects."""
 
     rgb: Float[Tensor, "B N 3"]
-    """Colour in [0, 1] (to within 0.001)."""
+    """Color in [0, 1] (to within 0.001)."""
     raw: Float[Tensor, "B N 1"]
     """Density before its activation; `Field.density` activates it."""
 
@@ -35,11 +35,11 @@ class Field(Protocol):
 
     @property
     def side(self) -> float:
-        """Side of the cube, centred at the origin, outside which the field is empty."""
+        """Side of the cube, centered at the origin, outside which the field is empty."""
         ...
 
     def query(self, points: Float[Tensor, "B N 3"]) -> FieldSample:
-        """Colour and raw density at world points."""
+        """Color and raw density at world points."""
         ...
 
     def density(self, raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -55,8 +55,21 @@ class SmoothField(Field, Protocol):
         ...
 
 
+@runtime_checkable
+class MeshField(Field, Protocol):
+    """A field whose surface is a mesh: exporters take its triangles as they are, and read colors on them."""
+
+    def triangles(self) -> tuple[Float[Tensor, "N 3"], Int[Tensor, "F 3"]]:
+        """Vertices in the world and faces, counter-clockwise seen from outside, of a field of one object."""
+        ...
+
+    def color(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
+        """Color at points of the surface."""
+        ...
+
+
 class FieldMLP(nn.Module):
-    """From the features of three planes, concatenated, to raw density and raw colour (published.md, rendering)."""
+    """From the features of three planes, concatenated, to raw density and raw color (published.md, rendering)."""
 
     def __init__(self, channels: int, config: FieldConfig) -> None:
         super().__init__()
@@ -91,7 +104,7 @@ def sample_planes(
 
 
 def activate(out: Float[Tensor, "B N 4"], points: Float[Tensor, "B N 3"], side: float) -> FieldSample:
-    """Raw density and colour of the MLP's output; points outside the cube are black and empty."""
+    """Raw density and color of the MLP's output; points outside the cube are black and empty."""
     inside = (points.detach().abs() <= side / 2).all(-1, keepdim=True)
     raw, rgb = out.to(torch.promote_types(out.dtype, torch.float32)).split((1, 3), dim=-1)
     rgb = torch.sigmoid(rgb) * (1 + 2 * RGB_WIDENING) - RGB_WIDENING

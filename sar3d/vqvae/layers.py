@@ -23,7 +23,7 @@ def conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3×3 convolutions beside a shortcut (Stable Diffusion's, without time embedding)."""
+    """Two normalized 3×3 convolutions beside a shortcut (Stable Diffusion's, without time embedding)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -11,20 +11,20 @@ from torch.nn import functional as F
 
 from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import Field, SmoothField
-from sar3d.vqvae.rays import Noise, Rays, importance, stratified, weights_of
+from sar3d.vqvae.rays import RayNoise, Rays, importance, stratified, weights_of
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The field at S points of each ray."""
+    """The field at Z points of each ray."""
 
-    distances: Float[Tensor, "B N S"]
-    raw: Float[Tensor, "B N S"]
-    channels: Float[Tensor, "B N S C"]
-    """Colour, and behind it the normal if one was asked for."""
+    distances: Float[Tensor, "B N Z"]
+    raw: Float[Tensor, "B N Z"]
+    channels: Float[Tensor, "B N Z C"]
+    """Color, and behind it the normal if one was asked for."""
 
 
-def points_on(rays: Rays, distances: Float[Tensor, "*B N S"]) -> Float[Tensor, "*B N S 3"]:
+def points_on(rays: Rays, distances: Float[Tensor, "*B N Z"]) -> Float[Tensor, "*B N Z 3"]:
     """World points at `distances` along the rays."""
     return rays.origins[..., None, :] + distances[..., None] * rays.directions[..., None, :]
 
@@ -32,7 +32,7 @@ def points_on(rays: Rays, distances: Float[Tensor, "*B N S"]) -> Float[Tensor, "
 def ask(
     field: Field, points: Float[Tensor, "B N 3"], normals: bool
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N C"]]:
-    """Raw densities and channels: colour, and behind it the normal if one is asked for."""
+    """Raw densities and channels: color, and behind it the normal if one is asked for."""
     found = field.query(points)
     if not normals:
         return found.raw[..., 0], found.rgb
@@ -40,7 +40,7 @@ def ask(
     return found.raw[..., 0], torch.cat([found.rgb, unit(outward)], dim=-1)
 
 
-def look(field: Field, rays: Rays, distances: Float[Tensor, "B N S"], normals: bool) -> Samples:
+def look(field: Field, rays: Rays, distances: Float[Tensor, "B N Z"], normals: bool) -> Samples:
     """Ask the field at `distances` along the rays."""
     raw, channels = ask(field, rearrange(points_on(rays, distances), "b n s xyz -> b (n s) xyz"), normals)
     count = distances.shape[-1]
@@ -67,7 +67,7 @@ def merged(first: Samples, second: Samples) -> Samples:
     )
 
 
-def composite(samples: Samples, weights: Float[Tensor, "B N S-1"]) -> tuple[Tensor, Tensor, Tensor]:
+def composite(samples: Samples, weights: Float[Tensor, "B N Z-1"]) -> tuple[Tensor, Tensor, Tensor]:
     """Σw·channels (B, N, C), Σw (B, N) and Σw·t (B, N), where an interval shows the mean of its two ends."""
     half = F.pad(weights, (1, 1)) / 2
     share = half[..., 1:] + half[..., :-1]
@@ -80,7 +80,7 @@ def march(
     rays: Rays,
     span: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]],
     config: VolumeConfig,
-    noise: Noise | None,
+    noise: RayNoise | None,
     normals: bool,
 ) -> tuple[Tensor, ...]:
     """Channels, opacity, depth, first and last distance of every ray; the field is asked at every sample."""

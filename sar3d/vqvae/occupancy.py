@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import EMPTY, Field
 from sar3d.vqvae.marching import Samples, ask, composite, merged, points_on
-from sar3d.vqvae.rays import Noise, Rays, importance, slab_span, stratified, weights_of
+from sar3d.vqvae.rays import RayNoise, Rays, importance, slab_span, stratified, weights_of
 
 OPAQUE = 1e-4
 """Transmittance below which nothing behind is looked at."""
@@ -25,7 +25,7 @@ _POINTS = 1 << 18
 class Occupancy:
     """A grid over the cube of each of B objects that knows which cells are empty."""
 
-    raw: Float[Tensor, "B G G G"]
+    raw: Float[Tensor, "B X X X"]
     """Raw density in the middle of each empty cell, axes x, y, z; infinite where the field must be asked."""
     low: Float[Tensor, "B 3"]
     """Lower corner of the box around all cells that are not empty; above `high` if there are none."""
@@ -35,11 +35,11 @@ class Occupancy:
     """Side of the cube."""
 
     @property
-    def occupied(self) -> Bool[Tensor, "B G G G"]:
+    def occupied(self) -> Bool[Tensor, "B X X X"]:
         """Cells where the field must be asked."""
         return self.raw.isinf()
 
-    def at(self, objects: Int[Tensor, "K"], points: Float[Tensor, "K S 3"]) -> Float[Tensor, "K S"]:
+    def at(self, objects: Int[Tensor, "M"], points: Float[Tensor, "M Z 3"]) -> Float[Tensor, "M Z"]:
         """What the grid knows at points of objects: `raw`, and `EMPTY` outside the cube."""
         resolution = self.raw.shape[-1]
         cells = (points * (resolution / self.side) + resolution / 2).floor_().int()
@@ -63,7 +63,7 @@ def occupancy_of(
     Args:
         resolution: cells along a side.
         tolerance: a cell is empty if a ray through the whole cube at the density of that cell and of all its
-            neighbours would lose no more than about this share of its light. Rays that meet only empty cells are white.
+            neighbors would lose no more than about this share of its light. Rays that meet only empty cells are white.
     """
     side = field.side
     middles = ((torch.arange(resolution, device=device) + 0.5) / resolution - 0.5) * side
@@ -86,8 +86,8 @@ def occupancy_of(
 
 
 def ask_some(
-    field: Field, owners: Int[Tensor, "Q"], points: Float[Tensor, "Q 3"], objects: int, normals: bool
-) -> tuple[Float[Tensor, "Q"], Float[Tensor, "Q C"]]:
+    field: Field, owners: Int[Tensor, "M"], points: Float[Tensor, "M 3"], objects: int, normals: bool
+) -> tuple[Float[Tensor, "M"], Float[Tensor, "M C"]]:
     """`ask` at points of objects `owners`, which ascend; a field takes as many points of each object."""
     if objects == 1:
         raw, channels = ask(field, points[None], normals)
@@ -104,14 +104,14 @@ def ask_some(
 class _Strand:
     """K of the rays, one after the other, whatever object they belong to."""
 
-    numbers: Int[Tensor, "K"]
+    numbers: Int[Tensor, "M"]
     """Among all B·N rays."""
-    owners: Int[Tensor, "K"]
+    owners: Int[Tensor, "M"]
     """Their objects."""
     rays: Rays
     """(K, 3) each."""
 
-    def where(self, keep: Bool[Tensor, "K"]) -> "_Strand":
+    def where(self, keep: Bool[Tensor, "M"]) -> "_Strand":
         rays = Rays(self.rays.origins[keep], self.rays.directions[keep])
         return _Strand(self.numbers[keep], self.owners[keep], rays)
 
@@ -126,7 +126,7 @@ def _meeting(occupancy: Occupancy, rays: Rays) -> _Strand:
 
 
 def _fill(
-    field: Field, strand: _Strand, samples: Samples, points: Tensor, wanted: Bool[Tensor, "K S"], objects: int
+    field: Field, strand: _Strand, samples: Samples, points: Tensor, wanted: Bool[Tensor, "M Z"], objects: int
 ) -> None:
     """Ask the field at the wanted points and enter the answers into the samples."""
     owners = strand.owners[:, None].expand_as(wanted)[wanted]
@@ -136,7 +136,7 @@ def _fill(
 
 
 def _front_to_back(
-    field: Field, strand: _Strand, samples: Samples, points: Tensor, unknown: Bool[Tensor, "K S"], objects: int
+    field: Field, strand: _Strand, samples: Samples, points: Tensor, unknown: Bool[Tensor, "M Z"], objects: int
 ) -> None:
     """Ask the field at unknown samples, on each ray from the front, until the ray is opaque.
 
@@ -164,7 +164,7 @@ def march_occupied(
     rays: Rays,
     span: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]],
     config: VolumeConfig,
-    noise: Noise | None,
+    noise: RayNoise | None,
     normals: bool,
 ) -> tuple[Tensor, ...]:
     """`march` with the same samples, of which only those are asked that lie in occupied cells and can be seen."""
@@ -195,7 +195,7 @@ def march_occupied(
     return tuple(_spread(part, strand.numbers, objects, count) for part in parts)
 
 
-def _samples(distances: Float[Tensor, "K S"], known: Float[Tensor, "K S"], normals: bool) -> Samples:
+def _samples(distances: Float[Tensor, "M Z"], known: Float[Tensor, "M Z"], normals: bool) -> Samples:
     """Samples of which nothing is known but what the grid knows."""
     return Samples(
         distances=distances,
@@ -204,7 +204,7 @@ def _samples(distances: Float[Tensor, "K S"], known: Float[Tensor, "K S"], norma
     )
 
 
-def _spread(part: Float[Tensor, "K *C"], numbers: Int[Tensor, "K"], objects: int, count: int) -> Tensor:
+def _spread(part: Float[Tensor, "M *C"], numbers: Int[Tensor, "M"], objects: int, count: int) -> Tensor:
     """Values of some rays among those of all, zero elsewhere."""
     out = part.new_zeros(objects * count, *part.shape[1:])
     out[numbers] = part

@@ -61,10 +61,10 @@ class Cells:
 def locate(points: Float[Tensor, "B N 3"], resolution: int, side: float) -> Cells:
     """The cells of world points on planes of `resolution` texels over a cube of `side`; M = B·N.
 
-    Points outside the cube are taken to its surface.
+    Outside the cube, too, the weighted sum of the corners is what fading to zero beyond the planes' edges gives.
     """
     batch, count, _ = points.shape
-    scaled = (points * (resolution / side) + (resolution + 1) / 2).clamp(0.5, resolution + 0.5)
+    scaled = (points * (resolution / side) + (resolution + 1) / 2).clamp(0, resolution + 1)
     whole = scaled.floor().clamp_(max=resolution)
     fraction, cell = scaled - whole, whole.int()
     stride = resolution + 2
@@ -111,13 +111,13 @@ class _Gather(torch.autograd.Function):
         return total, None, None
 
 
-def gather(table: Float[Tensor, "rows H"], cells: Cells, weights: Float[Tensor, "M 12"]) -> Float[Tensor, "M H"]:
+def gather(table: Float[Tensor, "rows C"], cells: Cells, weights: Float[Tensor, "M 12"]) -> Float[Tensor, "M C"]:
     """Σ over the 12 corners of each point's cells of weight · row; differentiable with respect to the table."""
     out: Tensor = _Gather.apply(table, weights, cells)
     return out
 
 
-def padded_table(maps: Float[Tensor, "B 3 R R H"], bias: Float[Tensor, "H"]) -> Float[Tensor, "rows H"]:
+def padded_table(maps: Float[Tensor, "B 3 R R C"], bias: Float[Tensor, "C"]) -> Float[Tensor, "rows C"]:
     """The rows of planes with their border of zeros, object after object, plane after plane, in raster order.
 
     `bias` is added to all rows of plane 0, border and all: the corners' weights sum to 1, so it reaches every point once.

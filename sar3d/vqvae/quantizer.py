@@ -16,7 +16,7 @@ from sar3d.errors import UserError
 from sar3d.vqvae.codebook import choose, full_precision, nearest, normal_equations, solve_convolution, spherical_kmeans
 from sar3d.vqvae.config import PLANES, QuantizerConfig
 
-Path = Literal["train", "encode", "generate"]
+QuantizerPath = Literal["train", "encode", "generate"]
 """What codes are looked up for: the reconstruction in training, the tokens, or generation and its teacher forcing."""
 
 _STANDARD_PHI = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
@@ -31,7 +31,7 @@ _USED_SHARE = 0.01
 _VECTORS_PER_SCALE = 8192
 """Residuals of one scale that codes are drawn from: every scale has the same say, however many tokens it has."""
 
-_INITIALISATION_ROUNDS = 2
+_INITIALIZATION_ROUNDS = 2
 """After the second round the error no longer falls."""
 
 _LLOYD_ITERATIONS = 4
@@ -42,20 +42,20 @@ _NO_DIRECTION = 1e-8
 
 @dataclass(frozen=True)
 class Quantized:
-    """What the training path gives for R = B·3 planes."""
+    """What the training path gives for BP = B·3 planes."""
 
-    f_hat: Float[Tensor, "R D G G"]
-    """Quantised latent; its gradient passes straight to the latent that was quantised."""
+    f_hat: Float[Tensor, "BP D G G"]
+    """Quantized latent; its gradient passes straight to the latent that was quantized."""
     loss: Float[Tensor, ""]
     """Codebook and commitment terms, mean over the scales."""
-    indices: list[Int[Tensor, "R n2"]]
+    tokens: list[Int[Tensor, "BP n2"]]
     """Codes of each scale, row-major."""
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Residual quantisation of latent planes, coarse to fine. Rows are planes: row 3b+p is plane p of object b.
+    """Residual quantization of latent planes, coarse to fine. Rows are planes: row 3b+p is plane p of object b.
 
-    Under the rule `normalised` every path uses the unit-norm code; under `published` the training path ends with the
+    Under the rule `normalized` every path uses the unit-norm code; under `published` the training path ends with the
     raw code and the encoding path uses raw codes throughout (published.md, quantizer). All arithmetic is float32.
     """
 
@@ -67,12 +67,12 @@ class MultiScaleQuantizer(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        spread = 1 / config.codes
-        initial = torch.empty(config.codes, config.dim).uniform_(-spread, spread)
+        spread = 1 / config.codebook_size
+        initial = torch.empty(config.codebook_size, config.code_dim).uniform_(-spread, spread)
         self.codebook = nn.Parameter(F.normalize(initial, dim=-1))
-        self.phi = nn.ModuleList(nn.Conv2d(config.dim, config.dim, 3, padding=1) for _ in range(config.phi))
+        self.phi = nn.ModuleList(nn.Conv2d(config.code_dim, config.code_dim, 3, padding=1) for _ in range(config.phi))
         self.phi_of_scale = phi_of_scale(len(config.scales), config.phi)
-        self.register_buffer("hits", torch.zeros(len(config.scales), config.codes))
+        self.register_buffer("hits", torch.zeros(len(config.scales), config.codebook_size))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.pending: Tensor | None = None
         """Hits that wait for `settle`, (S, K); None: every training call moves the averages at once, over all ranks."""
@@ -85,8 +85,8 @@ class MultiScaleQuantizer(nn.Module):
         """G: side of the latent planes."""
         return self.config.scales[-1]
 
-    def forward(self, f: Float[Tensor, "R D G G"]) -> Quantized:
-        """Quantise on the training path; in training mode the hit averages move, over all ranks (published.md, quantizer).
+    def forward(self, f: Float[Tensor, "BP D G G"]) -> Quantized:
+        """Quantize on the training path; in training mode the hit averages move, over all ranks (published.md, quantizer).
 
         Raises:
             UserError: `f` has another shape than the configuration says.
@@ -94,25 +94,25 @@ class MultiScaleQuantizer(nn.Module):
         self._check_latent(f)
         with full_precision(f.device.type):
             f = f.float()
-            f_hat, loss, indices = torch.zeros_like(f), f.new_zeros(()), []
+            f_hat, loss, tokens = torch.zeros_like(f), f.new_zeros(()), []
             for found, contribution in self._pyramid(f, "train"):
                 f_hat = f_hat + contribution
                 loss = loss + self.config.beta * F.mse_loss(f_hat.detach(), f) + F.mse_loss(f_hat, f.detach())
-                indices.append(found)
+                tokens.append(found)
             if self.training:
-                self._count(indices)
+                self._count(tokens)
             # f - f is exactly zero, so the value is f̂ to the bit and the gradient is the identity.
-            return Quantized(f_hat.detach() + (f - f.detach()), loss / len(self.config.scales), indices)
+            return Quantized(f_hat.detach() + (f - f.detach()), loss / len(self.config.scales), tokens)
 
-    def encode(self, f: Float[Tensor, "R D G G"]) -> list[Int[Tensor, "R n2"]]:
+    def encode(self, f: Float[Tensor, "BP D G G"]) -> list[Int[Tensor, "BP n2"]]:
         """The tokens of each scale (published.md, quantizer)."""
         return self.encode_with_f_hat(f)[0]
 
     @torch.no_grad()
     def encode_with_f_hat(
-        self, f: Float[Tensor, "R D G G"]
-    ) -> tuple[list[Int[Tensor, "R n2"]], Float[Tensor, "R D G G"]]:
-        """The tokens of each scale, and the quantised latent of the encoding path.
+        self, f: Float[Tensor, "BP D G G"]
+    ) -> tuple[list[Int[Tensor, "BP n2"]], Float[Tensor, "BP D G G"]]:
+        """The tokens of each scale, and the quantized latent of the encoding path.
 
         Raises:
             UserError: `f` has another shape than the configuration says.
@@ -120,26 +120,26 @@ class MultiScaleQuantizer(nn.Module):
         self._check_latent(f)
         with full_precision(f.device.type):
             f = f.float()
-            f_hat, indices = torch.zeros_like(f), []
+            f_hat, tokens = torch.zeros_like(f), []
             for found, contribution in self._pyramid(f, "encode"):
                 f_hat = f_hat + contribution
-                indices.append(found)
-        return indices, f_hat
+                tokens.append(found)
+        return tokens, f_hat
 
-    def f_hat(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "R D G G"]:
-        """The quantised latent that the tokens stand for: generation and reconstruction (published.md, quantizer).
+    def f_hat(self, tokens: Sequence[Int[Tensor, "BP n2"]]) -> Float[Tensor, "BP D G G"]:
+        """The quantized latent that the tokens stand for: generation and reconstruction (published.md, quantizer).
 
         Raises:
             UserError: the tokens are not of this codebook or these scales.
         """
-        self._check_indices(indices)
-        f_hat = self._empty(indices)
-        for scale, found in enumerate(indices):
+        self._check_tokens(tokens)
+        f_hat = self._empty(tokens)
+        for scale, found in enumerate(tokens):
             f_hat = self._add(f_hat, scale, self.code_vectors(scale, found, "generate"))
         return f_hat
 
     @torch.no_grad()
-    def next_inputs(self, indices: Sequence[Int[Tensor, "R n2"]]) -> Float[Tensor, "B M D"]:
+    def next_inputs(self, tokens: Sequence[Int[Tensor, "BP n2"]]) -> Float[Tensor, "B M D"]:
         """Teacher-forcing inputs: before each scale but the first, f̂ so far pooled to that scale (published.md, quantizer).
 
         In sequence order; M is the number of tokens without the first scale's. The last scale's tokens are not read,
@@ -148,24 +148,24 @@ class MultiScaleQuantizer(nn.Module):
         Raises:
             UserError: the tokens are not of this codebook or these scales.
         """
-        self._check_indices(indices)
-        f_hat, inputs = self._empty(indices), []
-        for scale, found in enumerate(indices[:-1]):
+        self._check_tokens(tokens)
+        f_hat, inputs = self._empty(tokens), []
+        for scale, found in enumerate(tokens[:-1]):
             f_hat, following = self.step(f_hat, scale, self.code_vectors(scale, found, "generate"))
             assert following is not None
             inputs.append(rearrange(following, "(b p) l d -> b (p l) d", p=PLANES))
         return torch.cat(inputs, 1)
 
-    def code_vectors(self, scale: int, indices: Int[Tensor, "R n2"], path: Path) -> Float[Tensor, "R n2 D"]:
+    def code_vectors(self, scale: int, tokens: Int[Tensor, "BP n2"], path: QuantizerPath) -> Float[Tensor, "BP n2 D"]:
         """What a path adds for these codes at this scale: unit ones, or raw where the rule says so (published.md, quantizer)."""
-        codes = F.embedding(indices, self.codebook)
+        codes = F.embedding(tokens, self.codebook)
         last = scale == len(self.config.scales) - 1
         raw = self.config.rule == "published" and (path == "encode" or (path == "train" and last))
         return codes if raw else F.normalize(codes, dim=-1)
 
     def step(
-        self, f_hat: Float[Tensor, "R D G G"], scale: int, vectors: Float[Tensor, "R n2 D"]
-    ) -> tuple[Float[Tensor, "R D G G"], Float[Tensor, "R m2 D"] | None]:
+        self, f_hat: Float[Tensor, "BP D G G"], scale: int, vectors: Float[Tensor, "BP n2 D"]
+    ) -> tuple[Float[Tensor, "BP D G G"], Float[Tensor, "BP m2 D"] | None]:
         """Add one scale's code vectors to f̂ (zeros before scale 0); also the next scale's input, None after the last."""
         f_hat = self._add(f_hat, scale, vectors)
         if scale == len(self.config.scales) - 1:
@@ -182,7 +182,7 @@ class MultiScaleQuantizer(nn.Module):
         total = self.hits.sum(1)
         if rows is not None:
             total = torch.tensor([float(rows * n * n) for n in self.config.scales], device=self.hits.device)
-        margin = total / self.config.codes * _USED_SHARE
+        margin = total / self.config.codebook_size * _USED_SHARE
         return (self.hits > margin[:, None]).float().mean(1)
 
     def perplexity(self) -> Float[Tensor, " S"]:
@@ -191,11 +191,11 @@ class MultiScaleQuantizer(nn.Module):
         return torch.special.entr(share).sum(1).exp()
 
     @torch.no_grad()
-    def initialise(self, f: Float[Tensor, "R D G G"], generator: torch.Generator) -> None:
+    def initialize(self, f: Float[Tensor, "BP D G G"], generator: torch.Generator) -> None:
         """Codes and φ from data: k-means on the directions of pooled residuals, and φ by least squares.
 
         Unit codes carry no length; the fitted φ give each scale the length its residuals have, so that latents of any
-        magnitude are quantised well at once. The residuals depend on the codes, so collecting and clustering
+        magnitude are quantized well at once. The residuals depend on the codes, so collecting and clustering
         alternate. Every code becomes a unit vector and the hits begin anew; with fewer residuals than codes the rest
         keep their directions. Equal inputs give equal codes; on several ranks give every rank the same.
 
@@ -205,10 +205,10 @@ class MultiScaleQuantizer(nn.Module):
         self._check_latent(f)
         with full_precision(f.device.type):
             self.codebook.copy_(F.normalize(self.codebook, dim=-1))
-            for round_ in range(_INITIALISATION_ROUNDS):
+            for round_ in range(_INITIALIZATION_ROUNDS):
                 vectors = self._residual_directions(f.float(), generator)
                 if round_ == 0:
-                    first = choose(vectors, self.config.codes, generator)
+                    first = choose(vectors, self.config.codebook_size, generator)
                     self.codebook[: len(first)] = first
                 self.codebook.copy_(spherical_kmeans(vectors, self.codebook, _LLOYD_ITERATIONS))
                 if self.config.phi_ratio:
@@ -217,7 +217,7 @@ class MultiScaleQuantizer(nn.Module):
         self.calls.zero_()
 
     @torch.no_grad()
-    def replace_dead(self, f: Float[Tensor, "R D G G"], threshold: float, generator: torch.Generator) -> int:
+    def reset_dead_codes(self, f: Float[Tensor, "BP D G G"], threshold: float, generator: torch.Generator) -> int:
         """Give codes with fewer than `threshold` hits a call, over all scales, directions of residuals of `f`.
 
         Returns how many were replaced. A replaced code starts from `threshold` hits. On several ranks give every
@@ -237,7 +237,7 @@ class MultiScaleQuantizer(nn.Module):
         self.hits[:, dead] = threshold / len(self.config.scales)
         return len(dead)
 
-    def _pyramid(self, f: Tensor, path: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pyramid(self, f: Tensor, path: QuantizerPath) -> Iterator[tuple[Tensor, Tensor]]:
         """For each scale the codes nearest to the pooled residual, and what they add to f̂."""
         residual, unit = f.detach(), F.normalize(self.codebook.detach(), dim=-1)
         for scale in range(len(self.config.scales)):
@@ -247,24 +247,24 @@ class MultiScaleQuantizer(nn.Module):
             yield found, contribution
 
     def _search(self, residual: Tensor, scale: int, unit: Tensor) -> Tensor:
-        """(R, n²) indices of the unit codes nearest in direction to the pooled residual."""
+        """(BP, n²) indices of the unit codes nearest in direction to the pooled residual."""
         pooled = F.normalize(self._pool(residual, scale), dim=-1)
         return nearest(rearrange(pooled, "r l d -> (r l) d"), unit).view(pooled.shape[:2])
 
     def _pool(self, planes: Tensor, scale: int) -> Tensor:
-        """(R, D, G, G) averaged by area to (R, n², D); the last scale is not pooled."""
+        """(BP, D, G, G) averaged by area to (BP, n², D); the last scale is not pooled."""
         flat = planes.flatten(2)
         if scale < len(self.config.scales) - 1:
             flat = flat @ self.get_buffer(f"pool_{scale}")
         return rearrange(flat, "r d l -> r l d")
 
     def _contribution(self, scale: int, vectors: Tensor) -> Tensor:
-        """φ of the enlarged code vectors: (R, n², D) to (R, D, G, G)."""
+        """φ of the enlarged code vectors: (BP, n², D) to (BP, D, G, G)."""
         planes, ratio = self._enlarge(vectors, scale), self.config.phi_ratio
         return planes * (1 - ratio) + self.phi[self.phi_of_scale[scale]](planes) * ratio
 
     def _enlarge(self, vectors: Tensor, scale: int) -> Tensor:
-        """(R, n², D) enlarged bicubically to (R, D, G, G); the last scale is not enlarged."""
+        """(BP, n², D) enlarged bicubically to (BP, D, G, G); the last scale is not enlarged."""
         flat = rearrange(vectors, "r l d -> r d l")
         if scale < len(self.config.scales) - 1:
             flat = flat @ self.get_buffer(f"up_{scale}")
@@ -274,14 +274,14 @@ class MultiScaleQuantizer(nn.Module):
         with full_precision(f_hat.device.type):
             return f_hat + self._contribution(scale, vectors)
 
-    def _empty(self, indices: Sequence[Tensor]) -> Tensor:
-        return self.codebook.new_zeros(len(indices[0]), self.config.dim, self.side, self.side)
+    def _empty(self, tokens: Sequence[Tensor]) -> Tensor:
+        return self.codebook.new_zeros(len(tokens[0]), self.config.code_dim, self.side, self.side)
 
     @torch.no_grad()
-    def _count(self, indices: Sequence[Tensor]) -> None:
+    def _count(self, tokens: Sequence[Tensor]) -> None:
         """Count one call's hits; unless they are to wait for `settle`, move the averages by them."""
-        offsets = torch.arange(len(indices), device=self.hits.device) * self.config.codes
-        flat = torch.cat([found.flatten() + offset for found, offset in zip(indices, offsets, strict=True)])
+        offsets = torch.arange(len(tokens), device=self.hits.device) * self.config.codebook_size
+        flat = torch.cat([found.flatten() + offset for found, offset in zip(tokens, offsets, strict=True)])
         ones = torch.ones_like(flat, dtype=self.hits.dtype)
         counts = torch.zeros_like(self.hits).view(-1).index_add_(0, flat, ones).view_as(self.hits)
         if self.pending is not None:
@@ -337,35 +337,35 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat(collected)
 
     def _check_latent(self, f: Tensor) -> None:
-        wanted = (self.config.dim, self.side, self.side)
+        wanted = (self.config.code_dim, self.side, self.side)
         if f.dim() != 4 or tuple(f.shape[1:]) != wanted:
             raise UserError(
                 f"the quantizer takes latent planes of shape {wanted}, not {tuple(f.shape[1:])}; use the encoder it was "
                 "configured with"
             )
 
-    def _check_indices(self, indices: Sequence[Tensor]) -> None:
-        lengths = [found.shape[1] for found in indices]
+    def _check_tokens(self, tokens: Sequence[Tensor]) -> None:
+        lengths = [found.shape[1] for found in tokens]
         wanted = [n * n for n in self.config.scales]
         if lengths != wanted:
             raise UserError(
                 f"tokens of {lengths} per plane and scale do not fit this tokenizer, which has {wanted}; use the "
                 "tokenizer that made them"
             )
-        low, high = torch.cat([found.flatten() for found in indices]).aminmax()
-        if low < 0 or high >= self.config.codes:
+        low, high = torch.cat([found.flatten() for found in tokens]).aminmax()
+        if low < 0 or high >= self.config.codebook_size:
             raise UserError(
-                f"tokens from {int(low)} to {int(high)} are not of this codebook of {self.config.codes} codes; "
+                f"tokens from {int(low)} to {int(high)} are not of this codebook of {self.config.codebook_size} codes; "
                 "use the tokenizer that made them"
             )
 
 
-def pack(indices: Sequence[Int[Tensor, "R n2"]]) -> Int[Tensor, "B L"]:
+def pack(tokens: Sequence[Int[Tensor, "BP n2"]]) -> Int[Tensor, "B L"]:
     """Tokens in sequence order: scale after scale, in it plane after plane, in it row-major (published.md, transformer)."""
-    return torch.cat([rearrange(found, "(b p) l -> b (p l)", p=PLANES) for found in indices], 1)
+    return torch.cat([rearrange(found, "(b p) l -> b (p l)", p=PLANES) for found in tokens], 1)
 
 
-def unpack(tokens: Int[Tensor, "B L"], scales: Sequence[int]) -> list[Int[Tensor, "R n2"]]:
+def unpack(tokens: Int[Tensor, "B L"], scales: Sequence[int]) -> list[Int[Tensor, "BP n2"]]:
     """The inverse of `pack`.
 
     Raises:

@@ -27,7 +27,7 @@ class Rays:
 
 
 @dataclass(frozen=True)
-class Noise:
+class RayNoise:
     """The random numbers of a rendering, uniform in [0, 1)."""
 
     stratified: Float[Tensor, "B N coarse"]
@@ -38,11 +38,11 @@ class Noise:
     @staticmethod
     def draw(
         objects: int, rays: int, config: VolumeConfig, generator: torch.Generator, device: torch.device
-    ) -> "Noise":
+    ) -> "RayNoise":
         """Fresh numbers, drawn on the generator's device."""
         drawn = torch.rand(objects, rays, config.coarse + config.fine, generator=generator, device=generator.device)
         coarse, fine = drawn.to(device).split((config.coarse, config.fine), dim=-1)
-        return Noise(stratified=coarse, importance=fine)
+        return RayNoise(stratified=coarse, importance=fine)
 
 
 _DARK = 40.0
@@ -77,8 +77,8 @@ def march_span(rays: Rays, side: float, missing_rays: MissingRays) -> tuple[Floa
 
 
 def stratified(
-    near: Float[Tensor, "B N"], far: Float[Tensor, "B N"], count: int, noise: Float[Tensor, "B N S"] | None
-) -> Float[Tensor, "B N S"]:
+    near: Float[Tensor, "B N"], far: Float[Tensor, "B N"], count: int, noise: Float[Tensor, "B N Z"] | None
+) -> Float[Tensor, "B N Z"]:
     """Distances near + (i + U)·(far - near)/(count - 1); U = 0.5 without noise. The last one may exceed far."""
     steps = torch.arange(count, dtype=near.dtype, device=near.device)
     place = steps + (0.5 if noise is None else noise)
@@ -86,9 +86,9 @@ def stratified(
 
 
 def weights_of(
-    raw: Float[Tensor, "B N S"], distances: Float[Tensor, "B N S"], field: Field
-) -> Float[Tensor, "B N S-1"]:
-    """Share of the light stopped between neighbouring samples, w_i = T_i - T_(i+1) with T = exp(-optical depth).
+    raw: Float[Tensor, "B N Z"], distances: Float[Tensor, "B N Z"], field: Field
+) -> Float[Tensor, "B N Z-1"]:
+    """Share of the light stopped between neighboring samples, w_i = T_i - T_(i+1) with T = exp(-optical depth).
 
     The density of an interval is that of the mean raw density of its ends.
     """
@@ -99,14 +99,14 @@ def weights_of(
 
 
 def importance(
-    distances: Float[Tensor, "B N S"],
-    weights: Float[Tensor, "B N S-1"],
+    distances: Float[Tensor, "B N Z"],
+    weights: Float[Tensor, "B N Z-1"],
     count: int,
     noise: Float[Tensor, "B N fine"] | None,
 ) -> Float[Tensor, "B N fine"]:
     """Distances drawn where the coarse samples found density, by inverting the cumulated weights of the inner bins.
 
-    Weights are first spread to their neighbours (maximum, then mean, of pairs). Without noise u = (i + 0.5)/count.
+    Weights are first spread to their neighbors (maximum, then mean, of pairs). Without noise u = (i + 0.5)/count.
     """
     edge = weights[..., :1] * 0
     pairs = torch.maximum(torch.cat([edge, weights], -1), torch.cat([weights, edge], -1))

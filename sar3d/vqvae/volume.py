@@ -11,11 +11,11 @@ from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import Field
 from sar3d.vqvae.marching import march
 from sar3d.vqvae.occupancy import Occupancy, march_occupied
-from sar3d.vqvae.rays import MissingRays, Noise, Rays, march_span
+from sar3d.vqvae.rays import MissingRays, RayNoise, Rays, march_span
 
 __all__ = [
     "MissingRays",
-    "Noise",
+    "RayNoise",
     "Rays",
     "Rendering",
     "published_depth",
@@ -33,7 +33,7 @@ class Rendering:
     """What N rays of each of B objects see."""
 
     rgb: Float[Tensor, "B N 3"]
-    """Colour on white, in [0, 1] (to within 0.001)."""
+    """Color on white, in [0, 1] (to within 0.001)."""
     opacity: Float[Tensor, "B N"]
     """Σw, the share of light that the object stops."""
     depth: Float[Tensor, "B N"]
@@ -47,7 +47,7 @@ class Rendering:
 
 
 def published_image(rendering: Rendering) -> Float[Tensor, "B N 3"]:
-    """The published picture: colours in [-1, 1]."""
+    """The published picture: colors in [-1, 1]."""
     return rendering.rgb * 2 - 1
 
 
@@ -67,7 +67,7 @@ def render(
     config: VolumeConfig,
     *,
     generator: torch.Generator | None = None,
-    noise: Noise | None = None,
+    noise: RayNoise | None = None,
     chunk: int | None = None,
     occupancy: Occupancy | None = None,
     normals: bool = False,
@@ -94,7 +94,7 @@ def render(
         raise ValueError("empty space is skipped only without gradients and with missing rays skipped")
     batch, count, _ = rays.origins.shape
     if generator is not None:
-        noise = Noise.draw(batch, count, config, generator, rays.origins.device)
+        noise = RayNoise.draw(batch, count, config, generator, rays.origins.device)
     span = march_span(rays, field.side, missing_rays)
     if chunk is None:
         samples = _AUTOMATIC.get(rays.origins.device.type, 1 << 20) // max(config.coarse, config.fine)
@@ -107,7 +107,7 @@ def render(
             Rays(rays.origins[:, piece], rays.directions[:, piece]),
             (span[0][:, piece], span[1][:, piece]),
             config,
-            None if noise is None else Noise(noise.stratified[:, piece], noise.importance[:, piece]),
+            None if noise is None else RayNoise(noise.stratified[:, piece], noise.importance[:, piece]),
             normals,
         )
         if occupancy is not None:

@@ -24,8 +24,8 @@ QUICK_TOKENIZER = (
     "download.procedural.count=8",
     "render.resolution=64",
     "render.shard_objects=4",
-    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
-    "train_vqvae.task.codes={quantise_from: 1, replace_every: 0, replace_until: 0}",
+    "train_vqvae.task.model={resolution: 64, quantizer: {codebook_size: 256}, decoder: {depth: 1}}",
+    "train_vqvae.task.codebook={quantize_start: 1, dead_code_reset_every: 0, dead_code_reset_until: 0}",
     "train_vqvae.train.steps=4",
     "train_vqvae.train.batch=2",
     "train_vqvae.workers=1",
@@ -64,8 +64,8 @@ def finish(*words: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """What a configuration has learnt of the first objects."""
+class Learned:
+    """What a configuration has learned of the first objects."""
 
     root: Path
     words: list[str]
@@ -79,7 +79,7 @@ class Learnt:
         return f"{self.total:.0f}: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items())
 
 
-def learn(config: str, source: Path, objects: int, stages: Sequence[str], folder: Path) -> Learnt:
+def learn(config: str, source: Path, objects: int, stages: Sequence[str], folder: Path) -> Learned:
     """Draw the first objects, then run the stages, timed."""
     assert len(first_objects(source, objects, folder / "objects")) == objects
     root, words = folder / "root", [f"download.directory.path={folder / 'objects'}", "cluster.address=local"]
@@ -88,7 +88,7 @@ def learn(config: str, source: Path, objects: int, stages: Sequence[str], folder
     finish("run", config, root, *words, f"stages=[{', '.join(stages)}]")
     total = time.time() - began
     ends = {stage: only_output(root, stage).finished() or {} for stage in stages}
-    return Learnt(root, words, total, {stage: end["seconds"] for stage, end in ends.items()})
+    return Learned(root, words, total, {stage: end["seconds"] for stage, end in ends.items()})
 
 
 def history(root: Path, stage: str) -> dict[str, dict[int, float]]:

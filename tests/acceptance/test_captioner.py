@@ -7,7 +7,7 @@ import pytest
 from proofs import (
     QUICK_TOKENIZER,
     REPOSITORY,
-    Learnt,
+    Learned,
     Record,
     beginning,
     finish,
@@ -18,22 +18,21 @@ from proofs import (
     only_output,
 )
 
-from pipelines.config import load
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, load
 from pipelines.runtime.engine import prepare
 from pipelines.runtime.output import outputs
-from sar3d.data.caption_config import CaptionDataConfig
-from sar3d.data.caption_dataset import CaptionDataset, Descriptions
+from sar3d.data.datasets.caption_config import CaptionDataConfig
+from sar3d.data.datasets.caption_dataset import CaptionDataset, Descriptions
+from sar3d.generate.captioner import Captioner
 from sar3d.hub import digest
-from sar3d.llm.captioner import Captioner
-from sar3d.llm.evaluate import HeldOut
 from sar3d.metrics.captions import caption_metrics
+from sar3d.tasks.llm.evaluate import CaptionSets
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
 
 OBJECTS, OTHERS = 64, 32
 TIMED = ("train_vqvae", "cache_tokens", "train_llm")
-REPORTED = ("noun_accuracy", "colour_accuracy", "category_accuracy", "bleu_1", "rouge_l", "minilm_similarity")
+REPORTED = ("noun_accuracy", "color_accuracy", "category_accuracy", "bleu_1", "rouge_l", "minilm_similarity")
 
 SHORT = (
     *QUICK_TOKENIZER,
@@ -45,16 +44,16 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """Tokenizer and captioner of 64 real objects."""
     return learn("tiny64", shared / "objects", OBJECTS, TIMED, tmp_path_factory.mktemp("learning"))
 
 
 @pytest.mark.acceptance(
     "Learning: 64 real objects from random weights, at most 20 minutes on two CPU cores from views to captions: view groups "
-    "that neither tokenizer nor captioner has seen get the right noun in 80 %, the right set of colours in 70 %"
+    "that neither tokenizer nor captioner has seen get the right noun in 80 %, the right set of colors in 70 %"
 )
-def test_unseen_views_are_described(trained: Learnt, record_property: Record) -> None:
+def test_unseen_views_are_described(trained: Learned, record_property: Record) -> None:
     root, words = trained.root, trained.words
     found = {name: values[max(values)] for name, values in history(root, "train_llm").items()}
     for name in REPORTED:
@@ -63,19 +62,19 @@ def test_unseen_views_are_described(trained: Learnt, record_property: Record) ->
         )
     record_property("seconds", trained.timing())
     config = load(REPOSITORY / "configs" / "tiny64.yaml", [f"root={root}", *words])
-    assert config.train_vqvae.data.held_out_groups == config.train_llm.data.held_out_groups
+    assert config.train_vqvae.data.held_out_groups == config.train_llm.data.held_out.groups
     assert config.train_llm.evaluate_objects >= OBJECTS
     assert trained.total <= 20 * 60
     assert found["views/noun_accuracy"] >= 0.8
-    assert found["views/colour_accuracy"] >= 0.7
+    assert found["views/color_accuracy"] >= 0.7
 
 
 @pytest.mark.acceptance("Objects that were never trained on, described: reported beside the majority caption")
-def test_unseen_objects_are_described(trained: Learnt, shared: Path, tmp_path: Path, record_property: Record) -> None:
+def test_unseen_objects_are_described(trained: Learned, shared: Path, tmp_path: Path, record_property: Record) -> None:
     root, words = trained.root, trained.words
     first_objects(shared / "objects", OTHERS, tmp_path / "objects", skip=OBJECTS)
     model = only_output(root, "train_vqvae").store.path("model")
-    others = [f"download.directory.path={tmp_path / 'objects'}", f"cache_tokens.model={model}", "cluster.address=local"]
+    others = [f"download.directory.path={tmp_path / 'objects'}", f"cache_tokens.vqvae={model}", "cluster.address=local"]
     finish("run", "tiny64", tmp_path / "root", *others, "stages=[download, render, cache_tokens]")
     (objects,), (tokens,) = (list(outputs(str(tmp_path / "root"), name)) for name in ("download", "cache_tokens"))
     settings = CaptionDataConfig(val=0.0, test=0.0)
@@ -84,7 +83,7 @@ def test_unseen_objects_are_described(trained: Learnt, shared: Path, tmp_path: P
     ).shown(OTHERS)
     known = _held_out(root, words)
     captioner = Captioner.from_pretrained(only_output(root, "train_llm").store.path("model"))
-    said = [captioner.caption(sample.codes)[0] for sample in samples]
+    said = [captioner.caption(sample.tokens)[0] for sample in samples]
     abouts = [sample.about for sample in samples]
     truth = ([a.captions for a in abouts], [a.name for a in abouts], [a.category for a in abouts])
     assert len(said) == OTHERS
@@ -93,11 +92,11 @@ def test_unseen_objects_are_described(trained: Learnt, shared: Path, tmp_path: P
         record_property(whose, {name: round(values[name], 3) for name in REPORTED})
 
 
-def _held_out(root: Path, words: list[str]) -> HeldOut:
+def _held_out(root: Path, words: list[str]) -> CaptionSets:
     config = load(REPOSITORY / "configs" / "tiny64.yaml", [f"root={root}", *words])
     stage: Any = STAGES["train_llm"]
     found = stage.build(prepare(stage, config, print), print).held_out
-    assert isinstance(found, HeldOut)
+    assert isinstance(found, CaptionSets)
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from proofs import (
     QUICK_TOKENIZER,
     REPOSITORY,
-    Learnt,
+    Learned,
     Record,
     beginning,
     finish,
@@ -20,16 +20,15 @@ from proofs import (
 )
 from torch import Tensor
 
-from pipelines.config import load
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, load
 from pipelines.runtime.engine import prepare
-from sar3d.ar.evaluate import EQUAL, HeldOut, Look, decoded, make
-from sar3d.ar.sheets import FREE
-from sar3d.ar.task import ARTask
 from sar3d.ar.transformer import ARTransformer
-from sar3d.data.asked import AskedObjects
+from sar3d.data.datasets.prompted_objects import PromptedObjects
 from sar3d.hub import from_pretrained
 from sar3d.metrics.image import psnr
+from sar3d.tasks.ar.contact_sheet import FREE
+from sar3d.tasks.ar.evaluate import EQUAL, FieldRenderer, GenerationSets, decoded, make
+from sar3d.tasks.ar.task import ARTask
 from sar3d.training.task import Alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
@@ -44,8 +43,8 @@ FREE_SAMPLES = 32
 
 SHORT = (
     *QUICK_TOKENIZER,
-    "train_ar.task={model: {depth: 2, width: 48, heads: 2, drop_path: 0.1, raster_scales: 2}, rate: 1.0e-3, "
-    "prefix: {scales: 6, whole_every: 4}}",
+    "train_ar.task={model: {depth: 2, width: 48, heads: 2, drop_path: 0.1, sequential_scales: 2}, lr: 1.0e-3, "
+    "progressive: {scales: 6, full_every: 4}}",
     "train_ar.train={steps: 24, batch: 4, log_every: 1, checkpoint_every: 4, schedule: {kind: lin0, warmup: 4, steps: 24}}",
     "train_ar.evaluate_objects=1",
     "train_ar.draw_objects=1",
@@ -55,12 +54,12 @@ COMPARED = ("loss", "accuracy", "ce/scale_1", "ce/scale_16", "grad_norm")
 
 
 @pytest.fixture(scope="module")
-def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """Tokenizer and generators of 32 real objects."""
     return learn("tiny32", shared / "objects", OBJECTS, TIMED, tmp_path_factory.mktemp("learning"))
 
 
-def asked_of(trained: Learnt, stage: str) -> tuple[ARTask, ARTransformer, HeldOut]:
+def asked_of(trained: Learned, stage: str) -> tuple[ARTask, ARTransformer, GenerationSets]:
     """A trained generator, and all 32 objects to ask it for."""
     root, words = trained.root, trained.words
     section = [f"{stage}.evaluate_objects={OBJECTS}", f"{stage}.evaluate_prompts={UNSEEN_VIEWS}"]
@@ -77,7 +76,7 @@ def asked_of(trained: Learnt, stage: str) -> tuple[ARTask, ARTransformer, HeldOu
     "prompted object's reconstruction is nearest in 95 %, its ground truth in 88 % of prompts (captions; all five unseen views)"
 )
 @pytest.mark.parametrize("stage", ["train_ar", "train_ar_image"])
-def test_prompts_bring_their_objects(trained: Learnt, stage: str, record_property: Record) -> None:
+def test_prompts_bring_their_objects(trained: Learned, stage: str, record_property: Record) -> None:
     task, model, held_out = asked_of(trained, stage)
     found = task.evaluate(model, held_out, Alone())
     for name in ("nearest_reconstruction", "nearest_truth", "psnr_reconstruction", "psnr_truth", "reconstruction_psnr"):
@@ -93,13 +92,13 @@ def test_prompts_bring_their_objects(trained: Learnt, stage: str, record_propert
     "than any two known ones are alike, and among these every second is another one"
 )
 @pytest.mark.parametrize("stage", ["train_ar", "train_ar_image"])
-def test_nobody_asked(trained: Learnt, stage: str, record_property: Record) -> None:
+def test_nobody_asked(trained: Learned, stage: str, record_property: Record) -> None:
     task, model, held_out = asked_of(trained, stage)
     known = held_out.sets["known"]
-    assert isinstance(known, AskedObjects)
+    assert isinstance(known, PromptedObjects)
     vqvae = task.vqvae.load("cpu")
-    cameras = known[0].truth.cameras
-    expected = torch.stack([Look(vqvae, decoded(vqvae, asked.codes))(cameras, 64) for asked in known])
+    cameras = known[0].target.cameras
+    expected = torch.stack([FieldRenderer(vqvae, decoded(vqvae, prompted.tokens))(cameras, 64) for prompted in known])
     empty = task._empty(torch.device("cpu"))
     made = list(make(model, vqvae, empty.expand(FREE_SAMPLES), empty, FREE, range(FREE_SAMPLES)))
     near = alike(torch.stack([look(cameras, 64) for look in made]), expected)

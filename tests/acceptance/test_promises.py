@@ -15,8 +15,7 @@ import pytest
 import trimesh
 from proofs import REPOSITORY, Record
 
-from pipelines.config import load
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, load
 from pipelines.runtime.output import outputs
 from pipelines.runtime.reading import read_rows
 

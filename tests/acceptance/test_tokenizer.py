@@ -1,6 +1,7 @@
 """What the tokenizer promises, on real objects and with the real model: the long ones. Run by `make acceptance`."""
 
 import json
+import os
 from pathlib import Path
 from statistics import mean
 
@@ -8,23 +9,23 @@ import pytest
 from proofs import Record, beginning, finish, first_objects, history, killed_and_resumed, only_output
 
 from pipelines.runtime.output import outputs
-from sar3d.data.shown import ShownSamples
-from sar3d.data.view_config import ViewDataConfig
-from sar3d.data.view_dataset import ViewDataset
+from sar3d.data.datasets.shown import ShownSamples
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.datasets.view_dataset import ViewDataset
 from sar3d.hub import from_pretrained
 from sar3d.metrics.lpips import LaplacianPyramid
+from sar3d.tasks.vqvae.evaluate import ReconstructionSets, evaluate
 from sar3d.training.task import Alone
-from sar3d.vqvae.evaluate import HeldOut, evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 SHORT = (
     "download.procedural.count=8",
     "render.resolution=64",
-    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256}, decoder: {depth: 1}}",
+    "train_vqvae.task.model={resolution: 64, quantizer: {codebook_size: 256}, decoder: {depth: 1}}",
     "train_vqvae.task.sampling={kind: patches, patch: 24}",
     "train_vqvae.task.loss={lpips: 0.0, depth_kind: l1, adversarial: 0.01}",
-    "train_vqvae.task.codes={quantise_from: 4, replace_every: 5, replace_until: 20}",
+    "train_vqvae.task.codebook={quantize_start: 4, dead_code_reset_every: 5, dead_code_reset_until: 20}",
     "train_vqvae.data={unit: object, supervise: 1, held_out: 5, val: 0.0, test: 0.0}",
     "train_vqvae.train.steps=24",
     "train_vqvae.train.batch=4",
@@ -36,7 +37,7 @@ SHORT = (
     "cluster.cpus=5",
     "cluster.address=local",
 )
-COMPARED = ("loss", "psnr", "vq", "adversarial", "discriminator", "grad_norm", "codes/perplexity")
+COMPARED = ("loss", "psnr", "vq", "adversarial", "discriminator", "grad_norm", "codebook/perplexity")
 
 
 @pytest.mark.acceptance(
@@ -75,7 +76,7 @@ def other_objects(shared: Path, folder: Path, trained: Path) -> dict[str, float]
     (views,) = outputs(str(root), "render")
     data = ViewDataset(views.files(), 64, ViewDataConfig(unit="object", val=0.0, test=0.0), split="all")
     model = from_pretrained(only_output(trained, "train_vqvae").store.path("model"))
-    sets = HeldOut({"objects": ShownSamples(data, "all", 8)})
+    sets = ReconstructionSets({"objects": ShownSamples(data, "all", 8)})
     found = evaluate(model, sets, LaplacianPyramid(), Alone())
     return {name: found[f"objects/{name}"] for name in ("psnr", "psnr_foreground", "white_psnr", "mean_psnr")}
 
@@ -89,7 +90,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.acceptance(
-    "The VQVAE with its adversary on 2 workers, a worker and then the driver killed: the same losses and weights to the bit"
+    "The VQVAE with its discriminator on 2 workers, a worker and then the driver killed: the same losses and weights to the bit"
 )
 def test_killed_and_resumed(undisturbed: Path, tmp_path: Path) -> None:
     words = (*SHORT, "train_vqvae.workers=2")

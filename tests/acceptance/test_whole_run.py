@@ -10,7 +10,7 @@ import ray_cluster
 from proofs import Record, finish, only_output
 from ray_cluster import RayCluster
 
-from pipelines.config import load
+from pipelines.registry import load
 from pipelines.runtime.output import outputs
 from pipelines.runtime.reading import read_rows
 
@@ -20,8 +20,8 @@ CONFIG = "configs/demo.yaml"
 SHORT = (
     "download.procedural.count=6",
     "render.resolution=64",
-    "train_vqvae.task.model={resolution: 64, quantizer: {codes: 256, scales: [1, 2, 4, 8]}, decoder: {depth: 1}}",
-    "train_vqvae.task.codes={quantise_from: 2, replace_every: 0, replace_until: 0}",
+    "train_vqvae.task.model={resolution: 64, quantizer: {codebook_size: 256, scales: [1, 2, 4, 8]}, decoder: {depth: 1}}",
+    "train_vqvae.task.codebook={quantize_start: 2, dead_code_reset_every: 0, dead_code_reset_until: 0}",
     "train_vqvae.train={steps: 12, batch: 4, checkpoint_every: 4, log_every: 4}",
     "train_vqvae.evaluate_objects=2",
     "train_vqvae.draw_objects=2",

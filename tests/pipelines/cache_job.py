@@ -4,16 +4,16 @@ import sys
 
 from pipelines.cache_conditions import CacheConditionsStage
 from pipelines.cache_tokens import CacheTokensStage
-from pipelines.config import load
+from pipelines.registry import load
 from pipelines.runtime.engine import run_stage
 from pipelines.runtime.interrupt import Interrupted
-from pipelines.runtime.progress import say
+from pipelines.runtime.progress import log
 from sar3d.errors import UserError
 
 stages = {stage.name: stage for stage in (CacheTokensStage(), CacheConditionsStage())}
 try:
     report = run_stage(stages[sys.argv[1]], load(sys.argv[2], sys.argv[3:]))
 except (UserError, Interrupted) as error:
-    say(f"error: {error}")
+    log(f"error: {error}")
     sys.exit(2)
-say(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")
+log(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")

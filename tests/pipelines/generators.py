@@ -11,14 +11,14 @@ import torch
 from rendered import model as vqvae_folder
 
 from sar3d import hub
-from sar3d.ar.config import ARConfig, ConditionKind, preset
+from sar3d.ar.config import ARConfig, preset
 from sar3d.ar.decoding_config import decoding as decoding
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions import encoder_id
-from sar3d.llm.config import LLMConfig
+from sar3d.conditions.kinds import ConditionKind
+from sar3d.llm.config import LLMConfig, RandomLMConfig
 from sar3d.llm.language_model import random_lm, tokenizer_of, train_tokenizer
 from sar3d.llm.model import assemble
-from sar3d.llm.task_config import RandomLMConfig
 from sar3d.vqvae.config import PRESETS
 
 ENCODERS = {"text": ("minilm", 384), "image": ("efficientnet-lite0", 1280)}
@@ -33,9 +33,16 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 def generator_config(kind: ConditionKind, width: int, **changes: Any) -> ARConfig:
     """A transformer of one narrow block for the codes of the `tiny` VQVAE."""
-    codes = PRESETS["tiny"].quantizer
-    sizes = {"condition_width": width, "pooled_width": width}
-    made = preset("tiny", kind, codes=codes.codes, dim=codes.dim, scales=codes.scales, **sizes)
+    quantizer = PRESETS["tiny"].quantizer
+    sizes = {"context_dim": width, "pooled_dim": width}
+    made = preset(
+        "tiny",
+        kind,
+        codebook_size=quantizer.codebook_size,
+        code_dim=quantizer.code_dim,
+        scales=quantizer.scales,
+        **sizes,
+    )
     return dataclasses.replace(made, depth=1, width=32, heads=2, gate_init=1.0, **changes)
 
 
@@ -74,7 +81,19 @@ def captioner(folder: Path, vqvae: str) -> Path:
     torch.manual_seed(0)
     tokenizer = tokenizer_of(train_tokenizer(["a red cup", "a brown chair"], 300))
     lm = random_lm(RandomLMConfig(width=32, layers=1, heads=2), tokenizer)
-    codes = PRESETS["tiny"].quantizer
-    config = LLMConfig(codes.codes, codes.dim, codes.scales, used=3, projector=(8,), width=32, template="plain")
-    hub.save_pretrained(assemble(config, torch.randn(codes.codes, codes.dim), lm, tokenizer), folder, {"vqvae": vqvae})
+    quantizer = PRESETS["tiny"].quantizer
+    config = LLMConfig(
+        quantizer.codebook_size,
+        quantizer.code_dim,
+        quantizer.scales,
+        num_scales=3,
+        projector=(8,),
+        width=32,
+        template="plain",
+    )
+    hub.save_pretrained(
+        assemble(config, torch.randn(quantizer.codebook_size, quantizer.code_dim), lm, tokenizer),
+        folder,
+        {"vqvae": vqvae},
+    )
     return folder

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from pipelines.config import load
-from pipelines.registry import STAGES
-from pipelines.runtime.engine import Options, current
+from pipelines.registry import STAGES, load
+from pipelines.runtime import runner
+from pipelines.runtime.engine import current
 from pipelines.runtime.output import Output
 from pipelines.runtime.stage import Stage, StageReport
 from sar3d.hub import save_pretrained
@@ -47,7 +47,7 @@ def words(root: Path) -> list[str]:
         "render.backend=raycast",
         "render.shard_objects=2",
         "cache_tokens.shard_objects=2",
-        f"cache_tokens.model={model()}",
+        f"cache_tokens.vqvae={model()}",
         "cache_conditions.text=minilm",
         "cache_conditions.image=efficientnet-lite0",
     ]
@@ -62,12 +62,12 @@ def root() -> Path:
     """A root with finished `download` and `render` stages of the configuration above; tests may add stages to it."""
     folder = Path(_scratch().name, "root")
     for name in ("download", "render"):
-        STAGES[name].run(configure(folder), Options(), lambda _: None)
+        runner.run(STAGES[name], configure(folder), log=lambda _: None)
     return folder
 
 
-def run(stage: Stage[Any], config: Any, say: Any = lambda _: None) -> tuple[StageReport, Output]:
-    report = stage.run(config, Options(), say)
+def run(stage: Stage[Any], config: Any, log: Any = lambda _: None) -> tuple[StageReport, Output]:
+    report = runner.run(stage, config, log=log)
     return report, Output(config.root, stage.name, report.fingerprint)
 
 

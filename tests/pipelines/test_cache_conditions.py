@@ -11,14 +11,16 @@ import rendered
 from PIL import Image
 
 from pipelines.cache_conditions import CacheConditionsConfig, CacheConditionsStage
-from pipelines.caching.conditioner import condition_view, condition_views, encode_items, open_conditioner
+from pipelines.caching.condition_encoder import condition_view, condition_views, encode_items, open_condition_encoder
 from pipelines.caching.view_objects import view_items
+from pipelines.runtime import runner
 from pipelines.runtime.output import Failure
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context
 from sar3d.conditions import load_encoder
-from sar3d.data.conditions import Condition, check_conditions, decode_condition
-from sar3d.data.views import read_views
+from sar3d.conditions.condition import Condition
+from sar3d.data.formats.conditions import check_conditions, decode_condition
+from sar3d.data.formats.views import read_views
 from sar3d.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -110,10 +112,10 @@ def test_conditions_do_not_depend_on_what_shares_the_batch() -> None:
         for i in view_items(rendered.views(rendered.configure(rendered.root())))
     ]
     texts = [{"uid": f"{i}/text", "kind": "text", "sha256": "", "captions": ["a cup", "b " * i]} for i in range(1, 4)]
-    conditioner = open_conditioner({"text": ("minilm", ""), "image": ("efficientnet-lite0", "")}, 0, 1, 3)
+    worker = open_condition_encoder({"text": ("minilm", ""), "image": ("efficientnet-lite0", "")}, 0, 1, 3)
 
     def rows(chosen: list[Any]) -> dict[Any, bytes]:
-        made = [row for one in encode_items(conditioner, chosen) for row in one.rows]
+        made = [row for one in encode_items(worker, chosen) for row in one.rows]
         return {(r["uid"], r["group"], r["caption_id"]): r["tokens"] + r["pooled"] for r in made}
 
     together = rows([*texts, *items[:3]])
@@ -122,10 +124,10 @@ def test_conditions_do_not_depend_on_what_shares_the_batch() -> None:
 
 
 def test_objects_without_captions_are_counted_not_failed(tmp_path: Path) -> None:
-    from sar3d.procedural import build_glb, catalogue
+    from sar3d.procedural import build_glb, catalog
 
     (tmp_path / "objects").mkdir()
-    for made in catalogue(2):
+    for made in catalog(2):
         (tmp_path / "objects" / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
     words = [
         f"download.directory.path={tmp_path / 'objects'}",
@@ -133,7 +135,7 @@ def test_objects_without_captions_are_counted_not_failed(tmp_path: Path) -> None
         "cache_conditions.image=none",
     ]
     config = rendered.configure(tmp_path / "root", *words)
-    rendered.STAGES["download"].run(config, rendered.Options(), lambda _: None)
+    runner.run(rendered.STAGES["download"], config, log=lambda _: None)
     said: list[str] = []
     report, output = rendered.run(STAGE, config, said.append)
     assert (report.failures, [r["uid"] for r in read_rows(output)]) == (0, [""])
@@ -147,18 +149,18 @@ def test_a_view_that_cannot_be_read_fails_its_object_alone(tmp_path: Path) -> No
     rows[2]["rgb"][3] = b"no picture"
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), tmp_path / "views.parquet")
     config = CacheConditionsConfig(text="none", image="efficientnet-lite0")
-    conditioner = open_conditioner(config.encoders(), 0, 1, None)
+    worker = open_condition_encoder(config.encoders(), 0, 1, None)
     shard = [
         {
             **i,
             "uid": f"{i['uid']}/image",
             "kind": "image",
-            "encoder": conditioner.ids["image"],
+            "encoder": worker.ids["image"],
             "_file": str(tmp_path / "views.parquet"),
         }
         for i in items
     ]
-    made = list(STAGE.process(Context(config, {}, None, conditioner), shard))
+    made = list(STAGE.process(Context(config, state=worker), shard))
     assert isinstance(made[0], Failure)
     assert (made[0].uid, made[0].error) == (shard[0]["uid"], "bad_row")
     assert [(r["uid"], r["group"]) for r in made[1:] if not isinstance(r, Failure)] == [

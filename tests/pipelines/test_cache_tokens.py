@@ -1,6 +1,7 @@
 """Views become codes: the model's own, whatever stands beside them, and nothing of another model or size."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -17,21 +18,24 @@ import pytest
 import rendered
 import torch
 
-from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage, model_of
-from pipelines.caching.batches import in_batches, mapped, prefetched
-from pipelines.caching.tokeniser import Tokeniser, encode_objects, open_tokeniser
+from pipelines.cache_tokens import CacheTokensConfig, CacheTokensStage
+from pipelines.caching.batches import in_batches
+from pipelines.caching.token_encoder import TokenEncoder, encode_objects, open_token_encoder
 from pipelines.caching.view_objects import read_objects, view_items
-from pipelines.exported import exported
-from pipelines.runtime.engine import Options
+from pipelines.runtime import runner
+from pipelines.runtime.engine import model_of, pointer
+from pipelines.runtime.models import exported
 from pipelines.runtime.output import Failure, Output, outputs
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context
+from pipelines.runtime.store import Store
 from sar3d import hub
-from sar3d.data.samples import encoder_input
-from sar3d.data.tokens import decode_tokens, tokens_info
-from sar3d.data.view_rows import ENCODER_COLUMNS
-from sar3d.data.views import decode_row, read_views
+from sar3d.data.formats.tokens import decode_tokens, tokens_info
+from sar3d.data.formats.views import decode_row, read_views
+from sar3d.data.loading.view_rows import ENCODER_COLUMNS
+from sar3d.data.loading.view_tensors import encoder_input
 from sar3d.errors import UserError
+from sar3d.prefetch import mapped, prefetched
 from sar3d.vqvae.quantizer import unpack
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -39,8 +43,8 @@ STAGE = CacheTokensStage()
 
 
 @pytest.fixture(scope="module")
-def tokeniser() -> Tokeniser:
-    return open_tokeniser(str(rendered.model()), gpus=0, cpus=1, batch=None)
+def token_encoder() -> TokenEncoder:
+    return open_token_encoder(str(rendered.model()), gpus=0, cpus=1, batch=None)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_the_cache_holds_the_codes_that_the_model_gives_each_view_group(encoded:
     report, output = encoded
     assert (report.state, report.objects, report.failures) == ("done", rendered.OBJECTS, 0)
     info = tokens_info(pq.read_schema(output.files()[0]), "codes")
-    assert (info.vqvae, info.length, info.codes) == (hub.digest(rendered.model()), 2040, 1024)
+    assert (info.vqvae, info.length, info.codebook_size) == (hub.digest(rendered.model()), 2040, 1024)
     model = hub.from_pretrained(rendered.model())
     found = [decode_tokens(row, info) for row in read_rows(output)]
     stored = list(read_views(rendered.views(rendered.configure(rendered.root())).files()))
@@ -61,50 +65,50 @@ def test_the_cache_holds_the_codes_that_the_model_gives_each_view_group(encoded:
     for tokens, row in zip(found[::3], stored[::3], strict=True):
         inputs = encoder_input(decode_row(row), range(6))
         expected = model.tokens(inputs[None])[0].numpy()
-        assert (tokens.codes == expected).all(), f"group {tokens.group} of {tokens.uid}"
+        assert (tokens.tokens == expected).all(), f"group {tokens.group} of {tokens.uid}"
 
 
 def test_the_cached_codes_regenerate_the_decoder_input_exactly(encoded: tuple[Any, Any]) -> None:
     model = hub.from_pretrained(rendered.model())
     views = rendered.views(rendered.configure(rendered.root()))
-    for codes, row in zip(read_rows(encoded[1]), list(read_views(views.files()))[:4], strict=False):
+    for tokens, row in zip(read_rows(encoded[1]), list(read_views(views.files()))[:4], strict=False):
         with torch.no_grad():
             latent = model.latent(encoder_input(decode_row(row), range(6))[None])
             _, f_hat = model.quantizer.encode_with_f_hat(latent)
-            again = model.quantizer.f_hat(unpack(torch.tensor(codes["codes"])[None], model.config.quantizer.scales))
+            again = model.quantizer.f_hat(unpack(torch.tensor(tokens["codes"])[None], model.config.quantizer.scales))
         assert torch.equal(again, f_hat)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_codes_do_not_depend_on_what_shares_the_batch(tokeniser: Tokeniser, batch: int) -> None:
-    tokeniser = dataclasses.replace(tokeniser, batch=batch)
+def test_codes_do_not_depend_on_what_shares_the_batch(token_encoder: TokenEncoder, batch: int) -> None:
+    token_encoder = dataclasses.replace(token_encoder, batch=batch)
     items = list(view_items(rendered.views(rendered.configure(rendered.root()))))
 
-    def codes(chosen: list[Any]) -> dict[tuple[str, int], bytes]:
-        made = encode_objects(tokeniser, read_objects(chosen, ENCODER_COLUMNS))
-        return {(g.uid, g.group): c.tobytes() for m in made for g, c in zip(m.groups, m.codes, strict=True)}
+    def tokens(chosen: list[Any]) -> dict[tuple[str, int], bytes]:
+        made = encode_objects(token_encoder, read_objects(chosen, ENCODER_COLUMNS))
+        return {(g.uid, g.group): c.tobytes() for m in made for g, c in zip(m.groups, m.tokens, strict=True)}
 
-    together = codes(items)
+    together = tokens(items)
     assert len(together) == 4 * rendered.OBJECTS
-    apart = [codes([item]) for item in reversed(items)]
+    apart = [tokens([item]) for item in reversed(items)]
     assert {key: value for one in apart for key, value in one.items()} == together
 
 
-def test_codes_do_not_depend_on_threads(tokeniser: Tokeniser) -> None:
+def test_codes_do_not_depend_on_threads(token_encoder: TokenEncoder) -> None:
     items = list(view_items(rendered.views(rendered.configure(rendered.root()))))[:2]
     found = []
     for threads, helpers in ((1, 0), (2, 2)):
         torch.set_num_threads(threads)
-        made = encode_objects(dataclasses.replace(tokeniser, helpers=helpers), read_objects(items, ENCODER_COLUMNS))
-        found.append([c.tobytes() for m in made for c in m.codes])
+        made = encode_objects(dataclasses.replace(token_encoder, helpers=helpers), read_objects(items, ENCODER_COLUMNS))
+        found.append([c.tobytes() for m in made for c in m.tokens])
     assert found[0] == found[1]
 
 
 def test_the_same_weights_elsewhere_are_the_same_cache_and_others_are_not(encoded: Any, tmp_path: Path) -> None:
     shutil.copytree(rendered.model(), tmp_path / "copy")
-    again, _ = rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.model={tmp_path / 'copy'}"))
+    again, _ = rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.vqvae={tmp_path / 'copy'}"))
     assert (again.state, again.fingerprint) == ("reused", encoded[0].fingerprint)
-    other, output = rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.model={rendered.model(1)}"))
+    other, output = rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.vqvae={rendered.model(1)}"))
     assert (other.state, other.shards_reused) == ("done", 0)
     assert tokens_info(pq.read_schema(output.files()[0]), "codes").vqvae == hub.digest(rendered.model(1))
     with pytest.raises(AssertionError):
@@ -114,7 +118,7 @@ def test_the_same_weights_elsewhere_are_the_same_cache_and_others_are_not(encode
 def test_views_of_another_resolution_are_one_sentence_before_anything_starts(tmp_path: Path) -> None:
     config = rendered.configure(tmp_path, "download.procedural.count=1", "render.resolution=32", "render.views=6")
     for name in ("download", "render"):
-        rendered.STAGES[name].run(config, Options(), lambda _: None)
+        runner.run(rendered.STAGES[name], config, log=lambda _: None)
     with pytest.raises(UserError, match=r"views of render are 32 pixels wide and the VQVAE takes 64: .*resolution=64"):
         rendered.run(STAGE, config)
     assert not list(outputs(str(tmp_path), "cache_tokens"))
@@ -142,15 +146,15 @@ def test_a_model_that_cannot_be_used_is_one_sentence(tmp_path: Path, what: str, 
     shutil.copytree(rendered.model(), tmp_path / "model")
     _damage(tmp_path / "model", what)
     with pytest.raises(UserError, match=sentence):
-        rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.model={tmp_path / 'model'}"))
+        rendered.run(STAGE, rendered.configure(rendered.root(), f"cache_tokens.vqvae={tmp_path / 'model'}"))
 
 
-def _process(tokeniser: Tokeniser, items: list[Any]) -> list[Any]:
-    context = Context(CacheTokensConfig(model=str(rendered.model())), {}, None, tokeniser)
-    return list(STAGE.process(context, [{**item, "vqvae": item.get("vqvae", tokeniser.digest)} for item in items]))
+def _process(token_encoder: TokenEncoder, items: list[Any]) -> list[Any]:
+    context = Context(CacheTokensConfig(), models={"vqvae": exported(str(rendered.model()))}, state=token_encoder)
+    return list(STAGE.process(context, [{**item, "vqvae": item.get("vqvae", token_encoder.digest)} for item in items]))
 
 
-def test_a_broken_object_is_a_failure_and_harms_no_other(tokeniser: Tokeniser, tmp_path: Path) -> None:
+def test_a_broken_object_is_a_failure_and_harms_no_other(token_encoder: TokenEncoder, tmp_path: Path) -> None:
     items = list(view_items(rendered.views(rendered.configure(rendered.root()))))[:2]
     table = pq.read_table(items[0]["_file"])
     rows = table.to_pylist()
@@ -160,26 +164,26 @@ def test_a_broken_object_is_a_failure_and_harms_no_other(tokeniser: Tokeniser, t
         rows[5][name] = rows[5][name][:4]
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), tmp_path / "views.parquet", row_group_size=3)
     broken = [{**item, "_file": str(tmp_path / "views.parquet")} for item in items]
-    made = _process(tokeniser, [broken[0], items[0] | {"uid": "again"}, broken[1]])
+    made = _process(token_encoder, [broken[0], items[0] | {"uid": "again"}, broken[1]])
     failed = [m for m in made if isinstance(m, Failure)]
     assert [(f.uid, f.error) for f in failed] == [(items[0]["uid"], "bad_row"), (items[1]["uid"], "too_few_views")]
     assert [(row["uid"], row["group"]) for row in made if not isinstance(row, Failure)] == [
         (items[0]["uid"], group) for group in range(4)
     ]
-    alone = _process(tokeniser, items[:1])
+    alone = _process(token_encoder, items[:1])
     assert all((m["codes"] == a["codes"]).all() for m, a in zip(made[1:5], alone, strict=True))
 
 
-def test_a_model_that_changes_under_a_running_stage_stops_it(tokeniser: Tokeniser) -> None:
+def test_a_model_that_changes_under_a_running_stage_stops_it(token_encoder: TokenEncoder) -> None:
     item = next(view_items(rendered.views(rendered.configure(rendered.root()))))
     with pytest.raises(UserError, match="has changed since cache_tokens began: run the same command again"):
-        _process(tokeniser, [{**item, "vqvae": "another"}])
+        _process(token_encoder, [{**item, "vqvae": "another"}])
 
 
 def test_new_objects_alone_are_encoded(encoded: Any) -> None:
     config = rendered.configure(rendered.root(), f"download.procedural.count={rendered.OBJECTS + 1}")
     for name in ("download", "render"):
-        rendered.STAGES[name].run(config, Options(), lambda _: None)
+        runner.run(rendered.STAGES[name], config, log=lambda _: None)
     grown, output = rendered.run(STAGE, config)
     # Five objects in shards of two: the third render shard stays, so do all three shards of codes.
     assert (grown.objects, grown.shards_run) == (rendered.OBJECTS + 1, 1)
@@ -196,14 +200,14 @@ def test_a_model_on_an_object_store_is_fetched_anew_when_it_changes(s3_root: str
     put(0)
     assert exported(f"{s3_root}/model", "vqvae").digest == hub.digest(rendered.model())
     assert exported(s3_root, "vqvae").url == f"{s3_root}/model", "a training output holds its model"
-    assert open_tokeniser(f"{s3_root}/model", 0, 1, None).digest == hub.digest(rendered.model())
+    assert open_token_encoder(f"{s3_root}/model", 0, 1, None).digest == hub.digest(rendered.model())
     put(1)
     assert exported(f"{s3_root}/model", "vqvae").digest == hub.digest(rendered.model(1))
     with pytest.raises(UserError, match="there is no model at"):
         exported(f"{s3_root}/nothing", "vqvae")
 
 
-def test_imported_chunks_are_encoded_group_by_group(shared: Path, tokeniser: Tokeniser, tmp_path: Path) -> None:
+def test_imported_chunks_are_encoded_group_by_group(shared: Path, token_encoder: TokenEncoder, tmp_path: Path) -> None:
     chunks = shared / "goldens" / "chunk_synth"
     if not chunks.is_dir():
         pytest.skip("the folder ../shared/goldens/chunk_synth is not here")
@@ -221,13 +225,15 @@ def test_imported_chunks_are_encoded_group_by_group(shared: Path, tokeniser: Tok
 def test_without_a_model_setting_it_is_that_of_the_training_stage(tmp_path: Path) -> None:
     output = Output(str(tmp_path), "train_vqvae", "0" * 16)
     shutil.copytree(rendered.model(), output.store.path("model"))
-    output.succeed(0.0, model=hub.digest(rendered.model()))
-    config = CacheTokensConfig()
-    assert STAGE.reads(config) == ("render", "train_vqvae")
-    assert STAGE.reads(CacheTokensConfig(model="somewhere", views="import_chunks")) == ("import_chunks",)
-    found = model_of(Context(config, {"train_vqvae": output}, None))
+    output.succeed(0.0, steps=1_000_000, model=hub.digest(rendered.model()))
+    store, config = Store(str(tmp_path)).at("train_vqvae"), rendered.configure(tmp_path, "cache_tokens.vqvae=")
+    store.put(pointer(rendered.STAGES["train_vqvae"], config), json.dumps({"fingerprint": output.fingerprint}).encode())
+    given = rendered.configure(tmp_path, "cache_tokens.vqvae=somewhere", "cache_tokens.views=import_chunks")
+    assert [stage.name for stage in config.depends_on(STAGE)] == ["render", "train_vqvae"]
+    assert [stage.name for stage in given.depends_on(STAGE)] == ["import_chunks"]
+    found = model_of(config, STAGE, "vqvae")
     assert (found.url, found.digest) == (f"{output.url}/model", hub.digest(rendered.model()))
-    assert open_tokeniser(found.url, 0, 1, None).digest == found.digest
+    assert open_token_encoder(found.url, 0, 1, None).digest == found.digest
 
 
 def test_the_benchmark_runs() -> None:

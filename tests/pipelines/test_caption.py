@@ -13,14 +13,14 @@ import torch
 from pipelines.cache_tokens import CacheTokensStage
 from pipelines.caption import CaptionStage
 from pipelines.cli import main
-from pipelines.runtime.engine import Options
+from pipelines.runtime import runner
 from pipelines.runtime.reading import read_rows
 from sar3d import hub
 from sar3d.errors import UserError
-from sar3d.llm.captioner import Captioner
+from sar3d.generate.captioner import Captioner
 from sar3d.llm.config import CaptionDecoding
 from sar3d.llm.prompt import CAPTION
-from sar3d.procedural import build_glb, catalogue
+from sar3d.procedural import build_glb, catalog
 
 RAYCAST = ("--backend", "raycast", "--device", "cpu")
 
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two good files, and one that is none."""
     folder = tmp_path_factory.mktemp("objects")
-    for i, made in enumerate(catalogue(2)):
+    for i, made in enumerate(catalog(2)):
         (folder / f"{i}.glb").write_bytes(build_glb(made.uid))
     (folder / "broken.glb").write_bytes(b"glTF and nothing else")
     (folder / "notes.txt").write_text("no object")
@@ -68,7 +68,7 @@ def test_files_are_described_and_the_broken_one_is_named(
         (["{models}", "--model", "{models}"], "there is no 3D file in"),
         (["{objects}", "--model", "{models}/vqvae"], "of kind vqvae"),
         (["{objects}", "--model", "{models}/llm"], "give its folder (--vqvae)"),
-        (["{objects}", "--model", "{models}", "--vqvae", "{other}"], "was trained on the codes of the VQVAE"),
+        (["{objects}", "--model", "{models}", "--vqvae", "{other}"], "was trained on the tokens of the VQVAE"),
         (["{objects}", "--model", "{models}", "--question", " "], "the question is empty"),
         (["{objects}", "--model", "{objects}"], "holds no model"),
     ],
@@ -84,7 +84,7 @@ def test_what_cannot_be_described_is_one_sentence(
 
 
 def configure(root: Path, model: Path, *overrides: str) -> Any:
-    return rendered.configure(root, f"caption.model={model}", "caption.decoding={most: 4}", *overrides)
+    return rendered.configure(root, f"caption.captioner={model}", "caption.decoding={max_new_tokens: 4}", *overrides)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -99,11 +99,14 @@ def test_a_dataset_is_described_and_more_questions_are_another_output(models: Pa
     codes = {row["uid"]: row["codes"] for row in read_rows(tokens) if row["group"] == 0}
     said = Captioner.from_pretrained(models / "llm")
     for row in rows:
-        assert row["caption"] == said.caption(torch.tensor(codes[row["uid"]]), decoding=CaptionDecoding(most=4))[0]
+        assert (
+            row["caption"]
+            == said.caption(torch.tensor(codes[row["uid"]]), decoding=CaptionDecoding(max_new_tokens=4))[0]
+        )
     assert rendered.run(CaptionStage(), configure(root, models / "llm"))[0].state == "reused"
     every, _ = rendered.run(CaptionStage(), configure(root, models / "llm", "caption.groups=all"))
     assert every.rows == 4 * rendered.OBJECTS
 
     foreign = generators.captioner(tmp_path / "foreign", "0" * 64)
     with pytest.raises(UserError, match="cache_tokens holds those of"):
-        CaptionStage().run(configure(root, foreign), Options(), lambda _: None)
+        runner.run(CaptionStage(), configure(root, foreign), log=lambda _: None)

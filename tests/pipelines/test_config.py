@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.config import load
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, load
 from pipelines.runtime.fingerprint import identity
+from sar3d.data.datasets.token_config import TokenDataConfig
 from sar3d.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -117,3 +117,52 @@ def test_module_and_script_are_the_same_program(tmp_path: Path) -> None:
     assert "12 of 12 objects" in module.stdout.replace("\n", " ")
     script = [sys.executable, "pipelines/download.py", *words]
     assert subprocess.run(script, capture_output=True, text=True, cwd=REPOSITORY, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/data/a #b", "2026-11-27", "no", "a: b", "012", "1e3", "[x]", "{y", "null", "'quoted'", "-", "s3://b/k?x=1"],
+)
+def test_an_override_of_a_text_setting_is_the_text_as_it_stands(text: str) -> None:
+    config = load(
+        REPOSITORY / "configs" / "objects.yaml",
+        [f"tracking.experiment={text}", "generate.preset=greedy", f"cluster.address={text}"],
+    )
+    assert (config.tracking.experiment, config.cluster.address) == (text, text)
+
+
+def test_other_overrides_are_read_as_yaml() -> None:
+    words = ["stages=[download, render]", "render.views=12", "tracking.uri=null", "render.lit=no", "tracking.uri=null"]
+    words += ["download.objaverse.categories=[no, 012]", "train_vqvae.task.model={resolution: 64}"]
+    config = load(REPOSITORY / "configs" / "objects.yaml", words)
+    assert (config.stages, config.render.views, config.render.lit) == (("download", "render"), 12, False)
+    assert (config.tracking.uri, config.download.objaverse.categories) == (None, ("no", "012"))
+    assert (
+        load(REPOSITORY / "configs" / "objects.yaml", ["download.directory.path=/x #y"]).download.directory.path
+        == "/x #y"
+    )
+    assert load(REPOSITORY / "configs" / "objects.yaml", ["root=/r/2026-11-27 #1"]).root == "/r/2026-11-27 #1"
+
+
+def test_a_recipe_lies_below_the_file_and_the_file_below_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    demo = REPOSITORY / "configs" / "demo.yaml"
+    config = load(demo, ["train_ar.data.val=0.25"])
+    assert (config.train_vqvae.train.batch, config.train_vqvae.train.steps) == (8, 600)
+    assert (config.train_ar.data.val, config.train_ar_image.data.val) == (0.25, 0.0)
+    # A whole section on the command line replaces what was there.
+    assert load(demo, ["train_ar.data={test: 0.5}"]).train_ar.data.val == TokenDataConfig().val
+    with pytest.raises(UserError, match="recipe=long is not a recipe; there are: published, short"):
+        load(demo, ["recipe=long"])
+    words = ["run", "--config", str(demo), "--dry-run", "--show", "root=/none", "train_vqvae.train.seed=3"]
+    assert main([*words, "tracking.enabled=false"]) == 0
+    shown = dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines() if " = " in line)
+    assert shown["train_vqvae.train.seed"] == "3  (command line)"
+    assert shown["train_vqvae.train.steps"] == f"600  ({demo})"
+    assert shown["train_vqvae.train.batch"] == "8  (recipe short)"
+    assert shown["train_vqvae.train.micro_batch"] == "null  (default)"
+    assert shown["generate.held_out.views"] == "5  (same as train_vqvae.data.held_out)"
+
+
+def test_the_configurations_of_short_runs_are_short() -> None:
+    files = [REPOSITORY / "configs" / f"{name}.yaml" for name in ("demo", "tiny", "tiny32", "tiny64")]
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 150

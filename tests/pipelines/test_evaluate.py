@@ -20,30 +20,32 @@ from generators import captioner as make_captioner
 from PIL import Image
 
 from pipelines.evaluate import EvaluateStage
-from pipelines.evaluating.baselines import Candidates, Neighbours
-from pipelines.evaluating.objects import Asked, evaluation_items
+from pipelines.evaluating.baselines import BaselineCandidates, Neighbors
+from pipelines.evaluating.objects import EvaluationSource, evaluation_items
 from pipelines.evaluating.table import metrics_of, read_table
-from pipelines.evaluating.truth import compared, facing, open_views
-from pipelines.evaluating.worker import open_judge
+from pipelines.evaluating.targets import compared, facing, open_views
+from pipelines.evaluating.worker import open_evaluator
 from pipelines.registry import STAGES
 from pipelines.reporting.collect import collect
+from pipelines.runtime import runner
 from pipelines.runtime.engine import Options, prepare
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import StageReport
 from sar3d import hub
-from sar3d.ar.evaluate import Look
-from sar3d.data.conditions import decode_condition
-from sar3d.data.shown import ShownSamples
-from sar3d.data.view_config import ViewDataConfig
-from sar3d.data.view_dataset import ViewDataset
-from sar3d.data.views import split_of
+from sar3d.data.datasets.shown import ShownSamples
+from sar3d.data.datasets.view_config import ViewDataConfig
+from sar3d.data.datasets.view_dataset import ViewDataset
+from sar3d.data.formats.conditions import decode_condition
+from sar3d.data.formats.views import split_of
+from sar3d.data.held_out import HeldOut
 from sar3d.errors import UserError
 from sar3d.generate import Sar3D
 from sar3d.metrics.image import psnr
 from sar3d.metrics.lpips import LaplacianPyramid
+from sar3d.tasks.ar.evaluate import FieldRenderer
+from sar3d.tasks.vqvae.evaluate import ReconstructionSets, evaluate
 from sar3d.training.task import Alone
-from sar3d.vqvae.evaluate import HeldOut, evaluate
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = EvaluateStage()
@@ -65,7 +67,7 @@ def configure(*overrides: str, where: Path | None = None) -> Any:
     bundle = generators.bundle()
     words = [f"generate.vqvae={bundle}/vqvae", "evaluate.reconstruction=true", "evaluate.captions=true"]
     words += [f"generate.{kind}_model={bundle}/ar_{kind}" for kind in ("text", "image")]
-    words += [f"caption.model={rendered.root().parent}/captioner", "caption.decoding={most: 4}"]
+    words += [f"caption.captioner={rendered.root().parent}/captioner", "caption.decoding={max_new_tokens: 4}"]
     words += [f"train_vqvae.data.held_out={HELD_OUT}", f"evaluate.objects={OBJECTS}", f"evaluate.compared={HELD_OUT}"]
     words += ["evaluate.mean_objects=3", "evaluate.shard_objects=8"]
     return rendered.configure(where or root(), *words, *overrides)
@@ -91,8 +93,10 @@ def numbers(row: dict[str, Any], metric: str) -> dict[str, float]:
     return {n["of"]: n["value"][0] for n in row["numbers"] if n["metric"] == metric}
 
 
-def truth_of(uid: str, held_out: bool = False) -> Any:
-    data = ViewDataConfig(unit="object", normals=False, held_out=HELD_OUT if held_out else 0, cache_decoded=False)
+def target_of(uid: str, held_out: bool = False) -> Any:
+    data = ViewDataConfig(
+        unit="object", normals=False, held_out=HeldOut(views=HELD_OUT if held_out else 0), cache_decoded=False
+    )
     views = ViewDataset(rendered.views(configure()).files(), None, data, split="all", uids=[uid])
     return next(views.samples(views="held_out" if held_out else "all"))
 
@@ -112,10 +116,10 @@ def test_every_object_has_a_row_for_everything_that_is_judged(made: tuple[Any, S
 
 def test_reconstruction_agrees_with_what_training_reports(made: tuple[Any, StageReport, Output, list[str]]) -> None:
     vqvae = hub.from_pretrained(rendered.model(), kind="vqvae")
-    data = ViewDataConfig(unit="object", held_out=HELD_OUT, cache_decoded=False)
+    data = ViewDataConfig(unit="object", held_out=HeldOut(views=HELD_OUT), cache_decoded=False)
     uids = [row["object"] for row in rows_by_what(made[2])["reconstruction"]]
     views = ViewDataset(rendered.views(configure()).files(), None, data, split="all", uids=uids)
-    held_out = HeldOut({"views": ShownSamples(views, "held_out", OBJECTS)})
+    held_out = ReconstructionSets({"views": ShownSamples(views, "held_out", OBJECTS)})
     expected = evaluate(vqvae, held_out, LaplacianPyramid(), Alone())
     table = {line.metric: line for line in read_table(made[2]) if line.what == "training/reconstruction"}
     for name in ("psnr", "psnr_foreground", "ssim", "substitute_laplacian", "depth_error", "normal_error"):
@@ -129,20 +133,20 @@ def test_reconstruction_agrees_with_what_training_reports(made: tuple[Any, Stage
 def test_what_is_generated_is_what_the_prompt_gives(made: tuple[Any, StageReport, Output, list[str]]) -> None:
     system = Sar3D.from_pretrained(generators.bundle(), device="cpu")
     captions = {row["uid"]: row["captions"] for row in read_rows(rendered.downloads(configure()))}
-    decoding = configure().generate.decoding()
+    decoding = configure().generate.decoding
     for row in rows_by_what(made[2])["text"]:
         assert row["prompt"] == captions[row["object"]][0]
         (sample,) = system.generate(text=row["prompt"], decoding=decoding)
-        truth = truth_of(row["object"])
-        targets = compared(truth, HELD_OUT, encoded=True)
-        seen = Look(system.vqvae, sample.planes)(targets.cameras, targets.image.shape[-1])
+        target = target_of(row["object"])
+        targets = compared(target, HELD_OUT, encoded=True)
+        seen = FieldRenderer(system.vqvae, sample.planes)(targets.cameras, targets.image.shape[-1])
         found = numbers(row, "psnr")
         assert found["ours"] == pytest.approx(float(psnr(seen, (targets.image + 1) / 2).mean()), abs=1e-3)
         assert set(found) == {"ours", "own_codes", "mean_image", "nearest_training_object"}
         assert set(numbers(row, "minilm_caption_similarity")) == {"ours", "own_codes", "nearest_training_object"}
     for row in rows_by_what(made[2])["image"]:
         view = int(row["prompt"].removeprefix("view "))
-        assert view in truth_of(row["object"], held_out=True).supervision_ids, "a view that no training was given"
+        assert view in target_of(row["object"], held_out=True).supervision_ids, "a view that no training was given"
         assert set(numbers(row, "efficientnet-lite0_similarity")) >= {"ours", "nearest_training_object"}
         assert numbers(row, "minilm_caption_similarity") == {}
 
@@ -160,8 +164,8 @@ def test_the_nearest_training_object_is_another_one_with_the_nearest_caption(
         others = {key: float(vector @ vectors[uid, 0]) for key, vector in vectors.items() if key[0] != uid}
         best = max(others, key=lambda key: others[key])[0]
         assert row["nearest"] == best
-        targets = compared(truth_of(uid), HELD_OUT, encoded=True)
-        shown = truth_of(best).supervision
+        targets = compared(target_of(uid), HELD_OUT, encoded=True)
+        shown = target_of(best).supervision
         seen = (shown.image[facing(shown.cameras, targets.cameras)] + 1) / 2
         expected = float(psnr(seen, (targets.image + 1) / 2).mean())
         assert numbers(row, "psnr")["nearest_training_object"] == pytest.approx(expected, abs=1e-4)
@@ -169,7 +173,7 @@ def test_the_nearest_training_object_is_another_one_with_the_nearest_caption(
 
 def test_captions_stand_beside_the_one_that_fits_most_objects(made: tuple[Any, StageReport, Output, list[str]]) -> None:
     table = {line.metric: line for line in read_table(made[2]) if line.what == "training/captions"}
-    assert {"bleu_1", "rouge_l", "minilm_similarity", "noun_accuracy", "colour_accuracy"} <= set(table)
+    assert {"bleu_1", "rouge_l", "minilm_similarity", "noun_accuracy", "color_accuracy"} <= set(table)
     assert all(set(line.baselines) == {"majority_caption"} for line in table.values() if line.ours is not None)
     assert table["noun_accuracy"].baselines["majority_caption"] <= 1
     absent = [line for line in table.values() if line.ours is None]
@@ -214,7 +218,7 @@ def test_again_nothing_is_done_and_what_decides_a_number_decides_the_output(
     assert (again.state, again.fingerprint) == ("reused", report.fingerprint)
 
     def foreseen(*overrides: str) -> str:
-        return STAGE.run(configure(*overrides), Options(dry_run=True), lambda _: None).fingerprint
+        return runner.run(STAGE, configure(*overrides), Options(dry_run=True), lambda _: None).fingerprint
 
     for same in ("evaluate.batch=1", "evaluate.workers=1", "evaluate.device=cpu", "tracking.enabled=false"):
         assert foreseen(same) == report.fingerprint, same
@@ -239,7 +243,7 @@ def test_rows_do_not_depend_on_the_shard_and_a_bad_object_is_a_failure(
     for row in rows:
         row["rgb"] = [b"no picture"] * len(row["rgb"])
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), bad["_file"])
-    found = list(open_judge(context).rows([good, bad]))
+    found = list(open_evaluator(context).rows([good, bad]))
     assert isinstance(found[1], Failure)
     assert (found[1].uid, found[1].error) == (bad["uid"], "bad_row")
     (expected,) = [row for row in read_rows(made[2]) if row["uid"] == good["uid"]]
@@ -257,26 +261,28 @@ def test_held_out_objects_are_judged_where_there_are_some_and_never_retrieved() 
     assert {item["part"] for item in items} == {"heldout"}
     assert {item["object"] for item in items} == apart
     context = prepare(STAGE, config, lambda _: None)
-    judge = open_judge(dataclasses.replace(context, config=dataclasses.replace(context.config, reconstruction=False)))
-    neighbours = judge.baselines.neighbours("text", judge.system.generator("text").encoder.id)
-    assert set(neighbours.candidates.uids) == set(hashes) - apart
+    evaluator = open_evaluator(
+        dataclasses.replace(context, config=dataclasses.replace(context.config, reconstruction=False))
+    )
+    neighbors = evaluator.baselines.neighbors("text", evaluator.system.generator("text").encoder.id)
+    assert set(neighbors.candidates.uids) == set(hashes) - apart
     training = configure(*words, "evaluate.split=training", "evaluate.objects=9")
     assert {item["object"] for item in listed(training)} == set(hashes) - apart
 
 
-def test_objects_of_the_same_content_are_no_neighbours() -> None:
+def test_objects_of_the_same_content_are_no_neighbors() -> None:
     views = open_views(rendered.views(configure()).files(), ViewDataConfig(cache_decoded=False), None)
-    known = Candidates(["a", "b", "c"], ["same", "other", "far"], [0, 0, 0], torch.eye(3))
-    neighbours = Neighbours(known, views, {"b": ["a cup"]})
-    assert neighbours.nearest(torch.tensor([1.0, 0.5, 0.1]), "same") == 1
-    assert neighbours.nearest(torch.tensor([1.0, 0.5, 0.1]), "") == 0
-    assert neighbours.caption(1) == "a cup"
-    alone = Neighbours(known.only({"a"}), views, {})
+    known = BaselineCandidates(["a", "b", "c"], ["same", "other", "far"], [0, 0, 0], torch.eye(3))
+    neighbors = Neighbors(known, views, {"b": ["a cup"]})
+    assert neighbors.nearest(torch.tensor([1.0, 0.5, 0.1]), "same") == 1
+    assert neighbors.nearest(torch.tensor([1.0, 0.5, 0.1]), "") == 0
+    assert neighbors.caption(1) == "a cup"
+    alone = Neighbors(known.only({"a"}), views, {})
     assert alone.nearest(torch.tensor([1.0, 0.5, 0.1]), "same") is None
 
 
 def test_views_that_were_encoded_are_compared_only_where_there_are_no_others() -> None:
-    sample = truth_of(next(iter(read_rows(rendered.views(configure()), ["uid"])))["uid"])
+    sample = target_of(next(iter(read_rows(rendered.views(configure()), ["uid"])))["uid"])
     cameras = {view: i for i, view in enumerate(sample.supervision_ids)}
     encoded = sample.supervision.cameras[[cameras[view] for view in sample.encoder_ids]]
 
@@ -314,7 +320,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(
         (["evaluate.captioner=/none"], "there is no folder /none with a model"),
         (["evaluate.split=test"], r"evaluate\.split=test holds no object of render"),
         (["evaluate.text=false", f"evaluate.image_model={bundle}/ar_text"], "takes text conditions, not image"),
-        ([f"evaluate.vqvae={rendered.model(7)}"], "was trained on the codes of the VQVAE"),
+        ([f"evaluate.vqvae={rendered.model(7)}"], "was trained on the tokens of the VQVAE"),
         ([f"evaluate.vqvae={bundle}/ar_text"], "of kind ar"),
         (["evaluate.objects=0"], r"evaluate\.objects=0 is wrong"),
     ]
@@ -346,7 +352,7 @@ def test_conditions_of_another_encoder_and_objects_without_captions_are_refused(
         def files(self) -> list[str]:
             return [str(silent / "part.parquet")]
 
-    asked = [Asked("captions", rendered.views(configure()), (0.0, 0.0), True)]
+    asked = [EvaluationSource("captions", rendered.views(configure()), (0.0, 0.0), True)]
     items: Any = evaluation_items(asked, Silent(), "auto", 2, 0, lambda _: None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"no training object has a caption, .* evaluate\.captions=false"):
         list(items)

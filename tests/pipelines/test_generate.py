@@ -14,6 +14,7 @@ import pytest
 import rendered
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipelines.cli import main
 from pipelines.generating.models import folders_of
@@ -21,7 +22,6 @@ from pipelines.runtime.output import Output
 from sar3d import hub
 from sar3d.errors import UserError
 from sar3d.generate import Sar3D
-from sar3d.generate.sample import load_tokens
 
 SMALL = ["--device", "cpu", "--resolution", "16", "--frames", "2"]
 
@@ -66,7 +66,7 @@ def test_one_prompt_becomes_n_folders(capsys: pytest.CaptureFixture[str], tmp_pa
     system = Sar3D.from_pretrained(generators.bundle(), device="cpu")
     decoding = generators.decoding("wild", top_k=20)
     expected = system.generate(text="A red apple", seed=5, decoding=decoding)[0].tokens
-    assert torch.equal(load_tokens(tmp_path / "a-red-apple-5" / "tokens.safetensors"), expected)
+    assert torch.equal(load_file(tmp_path / "a-red-apple-5" / "tokens.safetensors")["tokens"].long(), expected)
 
 
 def test_a_picture_is_a_prompt(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_one_sentence_and_nothing_is_written(
         (["--text", "x", "--model", rendered.model()], "no generator"),
         (["--text", "x", "--model", generators.bundle() / "ar_text"], "there is no VQVAE"),
         (["--text", "x", "--model", generators.bundle() / "ar_image", "--vqvae", rendered.model()], "for texts"),
-        (["--text", "x", "--model", other], "trained on the codes of the VQVAE"),
+        (["--text", "x", "--model", other], "trained on the tokens of the VQVAE"),
         (
             ["--text", "x", "--model", generators.bundle() / "ar_text", "--vqvae", rendered.model(7)],
             "codes of the VQVAE",

@@ -22,16 +22,17 @@ from PIL import Image
 
 from pipelines.generate import GenerateConfig, GenerateStage
 from pipelines.generating.prompts import file_items, name_of
+from pipelines.runtime import runner
 from pipelines.runtime.engine import Options
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import StageReport
 from pipelines.runtime.store import Store
 from sar3d import hub
-from sar3d.data.views import read_views
+from sar3d.data.formats.views import read_views
 from sar3d.errors import UserError
 from sar3d.generate import Sar3D
-from sar3d.llm.captioner import Captioner
+from sar3d.generate.captioner import Captioner
 from sar3d.llm.config import CaptionDecoding
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -70,8 +71,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def run(config: Any, say: Any = lambda _: None) -> tuple[StageReport, Output]:
-    return rendered.run(STAGE, config, say)
+def run(config: Any, log: Any = lambda _: None) -> tuple[StageReport, Output]:
+    return rendered.run(STAGE, config, log)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def dataset(local_ray: Any, captioner: Path) -> tuple[StageReport, Output, list[
     """The stage on objects of the dataset, described, and what was said."""
     said: list[str] = []
     words = ["generate.objects=2", "train_vqvae.data.held_out=5", "generate.export.formats=[png]"]
-    words += ["generate.caption=true", f"generate.captioner={captioner}", "caption.decoding={most: 4}"]
+    words += ["generate.caption=true", f"generate.captioner={captioner}", "caption.decoding={max_new_tokens: 4}"]
     config = configure(rendered.root(), *words)
     report, output = run(config, said.append)
     return report, output, said
@@ -159,7 +160,7 @@ def test_what_decides_an_object_decides_the_output(made: tuple[Any, StageReport,
 
     def foreseen(*overrides: str) -> StageReport:
         changed = configure(config.root, f"generate.prompts={prompts}", *overrides)
-        return STAGE.run(changed, Options(dry_run=True), lambda _: None)
+        return runner.run(STAGE, changed, Options(dry_run=True), lambda _: None)
 
     for same in ("generate.batch=1", "generate.unpack=false", "generate.workers=2", "generate.device=cpu"):
         assert foreseen(same).fingerprint == report.fingerprint, same
@@ -201,7 +202,7 @@ def test_a_captioner_describes_each_object_by_its_tokens_alone(
 ) -> None:
     words = Captioner.from_pretrained(captioner)
     for row in read_rows(dataset[1]):
-        (expected,) = words.caption(torch.tensor(row["tokens"]), decoding=CaptionDecoding(most=4))
+        (expected,) = words.caption(torch.tensor(row["tokens"]), decoding=CaptionDecoding(max_new_tokens=4))
         assert row["caption"] == json.loads(row["settings"])["caption"] == expected
         assert row["caption"]
     for row in read_rows(made[2]):
@@ -242,10 +243,13 @@ def _context(output: Output) -> Any:
 def test_models_that_do_not_belong_together_stop_the_stage_before_it_begins(tmp_path: Path, prompts: Path) -> None:
     foreign = generators.captioner(tmp_path / "foreign", "0" * 64)
     cases = [
-        (f"generate.vqvae={rendered.model(7)}", "was trained on the codes of the VQVAE"),
+        (f"generate.vqvae={rendered.model(7)}", "was trained on the tokens of the VQVAE"),
         (f"generate.text_model={generators.bundle()}/ar_image", "takes image conditions, not text"),
         (f"generate.image_model={generators.bundle()}/vqvae", "of kind vqvae"),
-        (f"generate.captioner={foreign}", "the captioner at .* was trained on the codes of the VQVAE 0000000000000000"),
+        (
+            f"generate.captioner={foreign}",
+            "the captioner at .* was trained on the tokens of the VQVAE 0000000000000000",
+        ),
         (f"generate.captioner={generators.bundle()}/vqvae", "of kind vqvae"),
         ("generate.image_model=/none", "there is no folder /none with a model"),
         ("generate.prompts=/none.jsonl", "there is no file of prompts /none.jsonl"),
@@ -306,8 +310,8 @@ def test_prompts_without_an_id_are_named_after_what_they_say(tmp_path: Path) -> 
 
 
 def test_a_changed_picture_is_another_item(tmp_path: Path) -> None:
-    def listed(colour: str) -> dict[str, Any]:
-        Image.new("RGB", (32, 32), colour).save(tmp_path / "x.png")
+    def listed(color: str) -> dict[str, Any]:
+        Image.new("RGB", (32, 32), color).save(tmp_path / "x.png")
         (item,) = items(tmp_path, "p.jsonl", '{"id": "x", "image": "x.png"}')
         return item
 

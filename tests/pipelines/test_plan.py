@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.runtime.fingerprint import fingerprint, identity
 from pipelines.runtime.output import ShardRecord
-from pipelines.runtime.plan import Coverage, Survey, shards
+from pipelines.runtime.plan import Coverage, Listing, shards
 from sar3d.errors import UserError
 
 
@@ -19,36 +19,36 @@ def record(keys: list[str]) -> ShardRecord:
 
 
 def test_every_item_lands_in_exactly_one_shard_in_order() -> None:
-    survey = Survey(listing(23))
-    made = list(shards(survey, Coverage(survey).mask, 5, "part"))
+    listed = Listing(listing(23))
+    made = list(shards(listed, Coverage(listed).mask, 5, "part"))
     assert [len(s.items) for s in made] == [5, 5, 5, 5, 3]
     assert [i["uid"] for s in made for i in s.items] == [f"{i:04d}" for i in range(23)]
     assert len({k for s in made for k in s.keys}) == 23
 
 
 def test_hidden_fields_travel_but_do_not_change_the_key() -> None:
-    first, second = Survey(listing(3, _path="a")), Survey(listing(3, _path="b"))
+    first, second = Listing(listing(3, _path="a")), Listing(listing(3, _path="b"))
     assert first.digest == second.digest
     assert next(iter(second.items()))["_path"] == "b"
-    assert Survey(listing(3, path="a")).digest != Survey(listing(3, path="b")).digest
+    assert Listing(listing(3, path="a")).digest != Listing(listing(3, path="b")).digest
 
 
 def test_a_uid_twice_is_one_sentence() -> None:
     with pytest.raises(UserError, match="'0001' stands twice"):
-        Survey([{"uid": "0000"}, {"uid": "0001"}, {"uid": "0001"}])
+        Listing([{"uid": "0000"}, {"uid": "0001"}, {"uid": "0001"}])
     with pytest.raises(UserError, match="'0001' stands twice"):
-        Survey([{"uid": "0001"}, {"uid": "0000"}, {"uid": "0001", "other": 1}])
-    assert len(Survey([{"uid": "0001"}, {"uid": "0000"}])) == 2
+        Listing([{"uid": "0001"}, {"uid": "0000"}, {"uid": "0001", "other": 1}])
+    assert len(Listing([{"uid": "0001"}, {"uid": "0000"}])) == 2
 
 
 def test_coverage_takes_whole_shards_once() -> None:
-    survey = Survey(listing(10))
-    keys = [k.tobytes().hex() for k in survey.keys]
-    coverage = Coverage(survey)
+    listed = Listing(listing(10))
+    keys = [k.tobytes().hex() for k in listed.keys]
+    coverage = Coverage(listed)
     assert coverage.take(record(keys[2:5]))
     assert not coverage.take(record(keys[4:6])), "an item cannot come from two shards"
     assert not coverage.take(record([*keys[6:8], "ff" * 16])), "an item that is no longer listed"
-    assert [i["uid"] for s in shards(survey, coverage.mask, 99, "p") for i in s.items] == [
+    assert [i["uid"] for s in shards(listed, coverage.mask, 99, "p") for i in s.items] == [
         f"{i:04d}" for i in (0, 1, 5, 6, 7, 8, 9)
     ]
 

@@ -24,8 +24,8 @@ ray.cloudpickle.register_pickle_by_value(toy_stateful)
 def run(tmp_path: Path, **settings: object) -> StageReport:
     (tmp_path / "trace").mkdir(exist_ok=True)
     config = StatefulConfig(**{"shard_objects": 4, "cpus": 0.5, "trace": str(tmp_path / "trace"), **settings})
-    pipeline = toy.ToyPipeline(root=str(tmp_path / "root"), toy=config)
-    return run_stage(StatefulStage(), pipeline, say=lambda _: None)
+    pipeline = toy.toy_pipeline(root=str(tmp_path / "root"), toy=config)
+    return run_stage(StatefulStage(), pipeline, log=lambda _: None)
 
 
 def rows(tmp_path: Path, report: StageReport) -> list[tuple[str, int]]:

@@ -28,7 +28,7 @@ from pipelines.cli import main
 from pipelines.generating.rows import generated_schema
 from pipelines.report import report
 from pipelines.reporting.collect import collect
-from pipelines.reporting.content import Chart, Limits
+from pipelines.reporting.content import Chart, PageLimits
 from pipelines.reporting.media import picture
 from pipelines.reporting.page import curve, render, size, span
 from pipelines.reporting.runs import Runs, place_of, thinned, without_secrets
@@ -36,7 +36,7 @@ from pipelines.runtime.mlflow_run import Place
 from pipelines.runtime.output import Failure, Output, ShardRecord
 from pipelines.runtime.store import Store
 from sar3d.errors import UserError
-from sar3d.procedural import build_glb, catalogue
+from sar3d.procedural import build_glb, catalog
 
 EVIL = "</script></pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
@@ -68,7 +68,7 @@ def write_output(
 
 
 def write_generated(root: Path | str, count: int = 2, *, text: str = "", glb: bytes | None = None) -> Output:
-    made = list(catalogue(count))
+    made = list(catalog(count))
     rows = [
         {
             "uid": f"sample-{i}",
@@ -122,11 +122,11 @@ def test_a_root_is_shown_as_far_as_it_has_come(tmp_path: Path) -> None:
     page = Read(Path(where).read_text())
     rows = [row["data-stage"] for row in page.all("tr") if "data-stage" in row]
     assert {"download", "render"} <= set(rows)
-    for one in catalogue(rendered.OBJECTS):
+    for one in catalog(rendered.OBJECTS):
         assert one.name in page.text
         assert one.captions[0] in page.text
     pictures = {image["alt"] or "" for image in page.all("img") if image.get("src")}
-    assert {"contact sheet", *(one.name for one in catalogue(rendered.OBJECTS))} <= pictures
+    assert {"contact sheet", *(one.name for one in catalog(rendered.OBJECTS))} <= pictures
     assert len(Path(where).read_bytes()) < 5e6
     assert "viewer-code" not in {script.get("id") for script in page.all("script")}, (
         "no viewer where there is nothing to turn"
@@ -160,7 +160,7 @@ def test_failures_are_counted_by_kind_and_listed(tmp_path: Path) -> None:
     ]
     failed.append(Failure("uid-9", EVIL, "render", "timeout", "it took more than 60 s", attempts=3))
     write_output(tmp_path, "render", [], pa.schema([pa.field("uid", pa.string())]), *failed)
-    page = page_of(tmp_path, limits=Limits(failures=5))
+    page = page_of(tmp_path, limits=PageLimits(failures=5))
     assert "7 no_faces" in page.text
     assert "1 timeout" in page.text
     assert "the file 3 has no faces" in page.text
@@ -170,15 +170,15 @@ def test_failures_are_counted_by_kind_and_listed(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     output = write_generated(tmp_path, 3)
-    page = page_of(tmp_path, limits=Limits(objects=2))
+    page = page_of(tmp_path, limits=PageLimits(objects=2))
     assert len([a for a in page.all("div") if a.get("class") == "viewer"]) == 2
     assert "2 of 3" in page.text
     assert f"1 are left out to keep this page small; they are in {output.url}" in page.text
-    first = len(build_glb(catalogue(3)[0].uid))
-    gallery = collect(str(tmp_path), limits=Limits(object_bytes=first)).gallery
+    first = len(build_glb(catalog(3)[0].uid))
+    gallery = collect(str(tmp_path), limits=PageLimits(object_bytes=first)).gallery
     assert gallery is not None
     assert (len(gallery.objects), gallery.left_out) == (1, 2)
-    assert not page_of(tmp_path, limits=Limits(objects=0)).all("article")
+    assert not page_of(tmp_path, limits=PageLimits(objects=0)).all("article")
 
 
 def test_text_from_data_stays_text(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_root_on_an_object_store(s3_root: str) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_objects_stand_with_what_the_captioner_says_of_their_first_view_group(tmp_path: Path) -> None:
     shutil.copytree(Path(rendered.root(), "download"), tmp_path / "download")
-    uids = [one.uid for one in catalogue(2)]
+    uids = [one.uid for one in catalog(2)]
     text = pa.string()
     schema = pa.schema([("uid", text), ("sha256", text), ("group", pa.int16()), ("question", text), ("caption", text)])
     said = [(uids[0], 0, "a fine thing"), (uids[0], 1, "another side"), (uids[1], 0, "<b>bold</b>")]
@@ -333,7 +333,7 @@ def test_small_pictures_are_embedded_as_they_are() -> None:
 
 def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     program = browser()
-    assert next(iter(catalogue(2))).name == "green car"
+    assert catalog(2)[0].name == "orange chair"
     write_generated(tmp_path, 2, text=f"a vase {EVIL}")
     file = Path(report(str(tmp_path), lambda _: None))
 
@@ -345,10 +345,10 @@ def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
         await page.until("[...document.querySelectorAll('.viewer')].every((v) => v.dataset.state === 'shown')")
         await asyncio.sleep(1)
         first = await page.picture(".viewer")
-        colours = {tuple(c) for c in (first[::4, ::4].reshape(-1, 3) // 16).tolist()}
-        assert len(colours) > 20, "the object is drawn"
-        green = (first[..., 1].astype(int) - first[..., 0] > 60).mean()
-        assert green > 0.02, "the car is green"
+        colors = {tuple(c) for c in (first[::4, ::4].reshape(-1, 3) // 16).tolist()}
+        assert len(colors) > 20, "the object is drawn"
+        orange = (first[..., 0].astype(int) - first[..., 2] > 100).mean()
+        assert orange > 0.02, "the chair is orange"
         await asyncio.sleep(2)
         assert np.abs((await page.picture(".viewer")).astype(int) - first).mean() > 0.5, "it turns"
         light = (await page.picture("footer")).mean()

@@ -35,7 +35,7 @@ def test_cap3d_has_no_header_and_quotes_commas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["uid,caption", "extra,UID, Caption", "obj_id,x,text"])
-def test_a_header_is_recognised(tmp_path: Path, header: str) -> None:
+def test_a_header_is_recognized(tmp_path: Path, header: str) -> None:
     cells = {"uid": "a", "caption": "x", "obj_id": "a", "text": "x"}
     row = ",".join(cells.get(name.strip().lower(), "?") for name in header.split(","))
     if header.endswith("x,text"):
@@ -108,7 +108,7 @@ def test_a_million_captions_are_read_in_seconds(tmp_path: Path) -> None:
     """A million captions are read in seconds and joined with modest memory."""
     with (tmp_path / "c.csv").open("w") as file:
         file.writelines(
-            f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some colour"\n' for i in range(1_000_000)
+            f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some color"\n' for i in range(1_000_000)
         )
     start = time.monotonic()
     table = read_captions(str(tmp_path / "c.csv"))

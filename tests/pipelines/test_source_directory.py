@@ -272,31 +272,34 @@ def test_a_remote_folder_brings_what_a_file_refers_to_and_cleans_up() -> None:
     fs = fsspec.filesystem("memory")
     gltf = {
         "buffers": [{"uri": "my%20data.bin"}, {"uri": "data:,x"}],
-        "images": [{"uri": "tex/a.png"}, {"uri": "../s.png"}],
+        "images": [{"uri": "tex/a.png"}, {"uri": "../s.png"}, {"uri": "../../secret.png"}],
     }
     files = {
         "m/a.gltf": json.dumps(gltf).encode(),
         "m/my data.bin": b"bin",
         "m/tex/a.png": b"png",
-        "s.png": b"secret",
-        "o/b.obj": b"mtllib mat/b.mtl\nv 0 0 0\n",
-        "o/mat/b.mtl": b"newmtl x\nmap_Kd -s 1 1 1 wood.jpg\n",
-        "o/mat/wood.jpg": b"jpg",
+        "s.png": b"shared",
+        "../secret.png": b"secret",
+        "o/b.obj": b"mtllib mat\\B.mtl\nv 0 0 0\n",
+        "o/mat/b.mtl": b"newmtl x\nmap_Kd -s 1 1 1 dark wood.jpg\n",
+        "o/mat/dark wood.jpg": b"jpg",
     }
     for name, data in files.items():
-        fs.pipe_file(f"/remote-folder/{name}", data)
+        fs.pipe_file(os.path.normpath(f"/remote-folder/{name}"), data)
     remote = source("memory://remote-folder")
     rows = {r["path"]: r for r in map(remote.fetch, remote.items())}
     assert set(rows) == {"m/a.gltf", "o/b.obj"}
     with remote.open("m/a.gltf") as path:
-        assert sorted(p.relative_to(path.parent).as_posix() for p in path.parent.rglob("*") if p.is_file()) == [
-            "a.gltf",
-            "my data.bin",
-            "tex/a.png",
+        root = remote.root_of("m/a.gltf", path)
+        assert sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()) == [
+            "m/a.gltf",
+            "m/my data.bin",
+            "m/tex/a.png",
+            "s.png",
         ]
-    assert not path.parent.exists()
+    assert not root.exists()
     with remote.open("o/b.obj") as path:
-        assert (path.parent / "mat/wood.jpg").read_bytes() == b"jpg"
+        assert (path.parent / "mat/dark wood.jpg").read_bytes() == b"jpg"
 
 
 def test_many_files_are_listed_in_seconds(tmp_path: Path) -> None:

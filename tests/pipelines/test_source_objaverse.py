@@ -305,7 +305,7 @@ def test_a_stored_file_that_is_not_what_its_receipt_says_is_fetched_again(
     assert len(hub.requests("glbs/")) == 2
 
 
-def test_a_copied_folder_is_recognised_by_content(hub: Hub, tmp_path: Path) -> None:
+def test_a_copied_folder_is_recognized_by_content(hub: Hub, tmp_path: Path) -> None:
     one = source(hub, tmp_path, categories=("Christmas_tree",))
     (item,) = one.items()
     file = tmp_path / "files" / one.fetch(item)["path"]

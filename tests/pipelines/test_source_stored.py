@@ -1,5 +1,6 @@
-"""Sources that store files: the built-in objects, and an object store (a local S3 server) instead of a disk."""
+"""Sources with and without stored files: the procedural world, and an object store (a local S3 server) for a disk."""
 
+import hashlib
 import json
 import pickle
 import sys
@@ -21,35 +22,52 @@ from pipelines.sources.procedural_source import ProceduralConfig, ProceduralSour
 from sar3d.errors import ObjectError, UserError
 
 
-def test_built_in_objects_are_stored_and_found_again(tmp_path: Path) -> None:
-    one = pickle.loads(pickle.dumps(ProceduralSource(ProceduralConfig(count=4), str(tmp_path))))
+def procedural(**settings: object) -> ProceduralSource:
+    return ProceduralSource(TypeAdapter(ProceduralConfig).validate_python(settings))
+
+
+def test_procedural_objects_are_made_where_they_are_needed() -> None:
+    one = pickle.loads(pickle.dumps(procedural(count=4)))
     items = list(one.items())
     assert [i["uid"] for i in items] == sorted(i["uid"] for i in items)
-    assert all(i["name"] and i["category"] and i["captions"] for i in items)
     rows = [one.fetch(item) for item in items]
-    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.glb")}
-    assert len(times) == 4
     assert [one.fetch(item) for item in items] == rows
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.glb")} == times
-    with one.open(rows[0]["path"]) as path:
-        head = path.read_bytes()[:12]
-    assert (head[:4], int.from_bytes(head[8:], "little")) == (b"glTF", rows[0]["bytes"])
+    for row in rows:
+        assert row["name"]
+        assert row["category"] == row["attributes"]["family"]
+        assert len(row["captions"]) == 2
+        assert "held_out" not in row
+        with one.open(row["path"]) as path:
+            data = path.read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (row["sha256"], row["bytes"])
+        assert not path.exists()
+    with pytest.raises(ObjectError) as caught, one.open("procedural/0123.glb"):
+        pass
+    assert caught.value.kind == "unknown_uid"
 
 
-def test_more_built_in_objects_hold_the_fewer(tmp_path: Path) -> None:
-    few = list(ProceduralSource(ProceduralConfig(count=4), str(tmp_path)).items())
-    many = list(ProceduralSource(ProceduralConfig(count=12), str(tmp_path)).items())
+def test_more_procedural_objects_hold_the_fewer() -> None:
+    few, many = (list(procedural(count=count).items()) for count in (4, 12))
     assert all(item in many for item in few)
 
 
-def test_a_built_in_object_that_was_damaged_is_made_again(tmp_path: Path) -> None:
-    one = ProceduralSource(ProceduralConfig(count=1), str(tmp_path))
-    (item,) = one.items()
-    file = tmp_path / one.fetch(item)["path"]
-    data = file.read_bytes()
-    file.write_bytes(b"?" + data[1:])
-    one.fetch(item)
-    assert file.read_bytes() == data
+def test_held_out_objects_say_so_and_the_others_stay_as_they_are() -> None:
+    plain, held = (
+        list(procedural(count=80, held_out=rule).items()) for rule in ({}, {"pairs": ["family", "main"], "share": 0.2})
+    )
+    apart = [item for item in held if "held_out" in item]
+    assert 4 < len(apart) < 32
+    assert all(item in plain for item in held if item not in apart)
+    row = procedural(count=80).fetch(apart[0])
+    assert row["held_out"] == "family and main"
+
+
+def test_captions_from_elsewhere_follow_a_procedural_objects_own(tmp_path: Path) -> None:
+    (item,) = procedural(count=1).items()
+    (tmp_path / "more.csv").write_text(f"uid,caption\n{item['uid']},a thing\n")
+    source = ProceduralSource(ProceduralConfig(count=1), CaptionsConfig(str(tmp_path / "more.csv")))
+    (item,) = source.items()
+    assert source.fetch(item)["captions"][2:] == ["a thing"]
 
 
 def test_objaverse_into_an_object_store(s3_root: str, tmp_path: Path) -> None:
@@ -120,6 +138,7 @@ def test_a_configuration_makes_its_source(tmp_path: Path) -> None:
         {"source": "thingiverse"},
         {"procedural": {"cuont": 3}},
         {"procedural": {"count": 0}},
+        {"procedural": {"held_out": {"pairs": ["family", "color"]}}},
         {"objaverse": {"count": "many"}},
         {"objaverse": {"transfer": {"attempts": 0}}},
         {"captions": {"paths": "x"}},

@@ -85,7 +85,7 @@ def test_a_server_that_never_recovers_is_given_up(hub: Hub, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("wish", ["0.2", "1", formatdate(time.time() + 3600, usegmt=True)])
-def test_retry_after_is_honoured_up_to_a_limit(hub: Hub, tmp_path: Path, wish: str) -> None:
+def test_retry_after_is_honored_up_to_a_limit(hub: Hub, tmp_path: Path, wish: str) -> None:
     hub.faults["a.glb"] = [Fault(status=429, headers={"Retry-After": wish})]
     start = time.monotonic()
     bring(hub, tmp_path)

@@ -18,16 +18,16 @@ import pytest
 from hub_server import Fault, fill_objaverse, serve
 from PIL import Image
 
-from pipelines.config import load
 from pipelines.gc import collect
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, load
+from pipelines.render import warned_objects
 from pipelines.runtime.engine import Options, run_stage
 from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import StageReport
 from pipelines.status import status
-from sar3d.data.views import decode_row
-from sar3d.procedural import build_glb, catalogue
+from sar3d.data.formats.views import decode_row
+from sar3d.procedural import build_glb, catalog
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def configure(name: str, root: str | Path, *overrides: str) -> Any:
 
 
 def run(config: Any, *stages: str) -> list[StageReport]:
-    return [run_stage(STAGES[s], config, Options(), say=lambda _: None) for s in stages or config.stages]
+    return [run_stage(STAGES[s], config, Options(), log=lambda _: None) for s in stages or config.stages]
 
 
 def output(config: Any, report: StageReport) -> Output:
@@ -49,7 +49,7 @@ def output(config: Any, report: StageReport) -> Output:
 def folder_of(tmp_path: Path, count: int) -> Path:
     folder = tmp_path / "objects"
     folder.mkdir(exist_ok=True)
-    for made in catalogue(count):
+    for made in catalog(count):
         (folder / f"{made.uid}.glb").write_bytes(build_glb(made.uid))
     return folder
 
@@ -58,7 +58,7 @@ def test_procedural_objects_become_views(tmp_path: Path) -> None:
     config = configure("demo", tmp_path, "download.procedural.count=5", "render.views=40", "render.resolution=96")
     download, render = run(config)
     objects = list(read_rows(output(config, download)))
-    assert [o["uid"] for o in objects] == [c.uid for c in catalogue(5)]
+    assert [o["uid"] for o in objects] == [c.uid for c in catalog(5)]
     assert all(o["captions"] and o["category"] and o["licence"] == "CC0-1.0" for o in objects)
     rows = list(read_rows(output(config, render)))
     assert [(r["uid"], r["group"]) for r in rows] == [(o["uid"], g) for o in objects for g in range(4)]
@@ -110,20 +110,20 @@ def test_added_objects_alone_are_drawn(tmp_path: Path) -> None:
     config = configure("objects", tmp_path / "r", f"download.directory.path={folder}", "render.shard_objects=4")
     first = run(config)
     folder_of(tmp_path, 14)
-    for made in catalogue(10):  # touched, not changed: read again, but not drawn again
+    for made in catalog(10):  # touched, not changed: read again, but not drawn again
         (folder / f"{made.uid}.glb").touch()
     second = run(config)
     assert second[0].fingerprint != first[0].fingerprint
     assert (second[1].objects, second[1].shards_reused, second[1].shards_run) == (14, 3, 1)
     rows = [r["uid"] for r in read_rows(output(config, second[1]), ["uid"])]
-    assert sorted(rows) == sorted(c.uid for c in catalogue(14)) or len(set(rows)) == 14
+    assert sorted(rows) == sorted(c.uid for c in catalog(14)) or len(set(rows)) == 14
 
 
 def test_a_changed_file_is_drawn_anew(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
     config = configure("objects", tmp_path / "r", f"download.directory.path={folder}", "render.shard_objects=1")
     run(config)
-    first, second = catalogue(2)
+    first, second = catalog(2)
     (folder / f"{first.uid}.glb").write_bytes(build_glb(second.uid))
     again = run(config)
     assert (again[1].shards_run, again[1].shards_reused) == (1, 2)
@@ -148,11 +148,35 @@ def test_a_folder_on_an_object_store_is_drawn_to_an_object_store(s3_root: str, t
     fs, base = fsspec.core.url_to_fs(s3_root)
     for file in folder.iterdir():
         fs.put_file(str(file), f"{base}/in/{file.name}")
+    for name, data in textured_box().items():
+        fs.pipe_file(f"{base}/in/{name}", data)
     config = configure("objects", f"{s3_root}/out", f"download.directory.path={s3_root}/in")
     download, render = run(config)
-    assert (download.rows, render.rows, render.failures) == (3, 3, 0)
+    assert (download.rows, render.rows, render.failures) == (4, 4, 0)
     assert run(config)[1].state == "reused"
-    assert decode_row(next(read_rows(output(config, render)))).rgb.shape == (6, 64, 64, 3)
+    rows = {row["uid"]: row for row in read_rows(output(config, render))}
+    (box,) = (o["uid"] for o in read_rows(output(config, download)) if o["path"].endswith(".obj"))
+    assert decode_row(rows[box]).rgb.shape == (6, 64, 64, 3)
+    assert [uid for uid, row in rows.items() if row["warnings"]] == [box]
+    assert "'textures/skin.png' was taken" in rows[box]["warnings"][0]
+    assert warned_objects(output(config, render)) == {box}
+    red, green, blue = decode_row(rows[box]).rgb[0, 32, 32].tolist()
+    assert min(red, green) > 100 > blue, "the yellow texture, above the object's folder, is drawn"
+
+
+def textured_box() -> dict[str, bytes]:
+    """As Sketchfab packs it, but with capitals that are not on the disk."""
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 2), (255, 255, 0)).save(picture, "PNG")
+    corners = [(x, y, z) for z in (0, 1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    sides = ((1, 4, 3, 2), (5, 6, 7, 8), (1, 2, 6, 5), (2, 3, 7, 6), (3, 4, 8, 7), (4, 1, 5, 8))
+    lines = ["mtllib m.mtl", *(f"v {x} {y} {z}" for x, y, z in corners), "vt 0.5 0.5", "usemtl skin"]
+    lines += ["f " + " ".join(f"{c}/1" for c in side) for side in sides]
+    return {
+        "box/source/m.obj": "\n".join(lines).encode(),
+        "box/source/m.mtl": b"newmtl skin\nmap_Kd ../Textures/Skin.PNG\n",
+        "box/textures/skin.png": picture.getvalue(),
+    }
 
 
 def test_status_and_gc(tmp_path: Path) -> None:
@@ -190,7 +214,7 @@ def test_gc_on_an_object_store_keeps_what_is_referred_to(s3_root: str, tmp_path:
     "Objaverse from a flaky hub: 20 added uids transfer and are drawn, and only those; never stored wrong"
 )
 def test_objaverse_grows_through_both_stages(tmp_path: Path) -> None:
-    objects = {f"{i:032x}": build_glb(made.uid) for i, made in enumerate(catalogue(40))}
+    objects = {f"{i:032x}": build_glb(made.uid) for i, made in enumerate(catalog(40))}
     uids = list(objects)
     with serve() as hub:
         described = {uid: {"name": f"thing {uid[-2:]}", "license": "by", "tags": [], "categories": []} for uid in uids}

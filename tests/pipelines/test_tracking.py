@@ -17,10 +17,11 @@ import pytest
 import ray
 import toy
 from ray_cluster import free_ports
-from toy import ToyConfig, ToyPipeline, ToyStage
+from toy import ToyConfig, ToyStage, toy_pipeline
 
 from pipelines.runtime.engine import run_stage
 from pipelines.runtime.output import outputs
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.tracking import TrackingConfig, place
 from sar3d.errors import UserError
 
@@ -28,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 ray.cloudpickle.register_pickle_by_value(toy)
 
 
-def pipeline(root: Path, uri: str | None = None, **settings: object) -> ToyPipeline:
+def pipeline(root: Path, uri: str | None = None, **settings: object) -> Pipeline:
     toy_config = ToyConfig(**{"shard_objects": 8, **settings})
-    return ToyPipeline(root=str(root), toy=toy_config, tracking=TrackingConfig(uri=uri))
+    return toy_pipeline(root=str(root), toy=toy_config, tracking=TrackingConfig(uri=uri))
 
 
-def run(config: ToyPipeline):
-    return run_stage(ToyStage(), config, say=lambda _: None)
+def run(config: Pipeline):
+    return run_stage(ToyStage(), config, log=lambda _: None)
 
 
 @contextlib.contextmanager
@@ -114,4 +115,4 @@ def test_a_server_that_is_down_stops_nothing_and_gets_everything_later(tmp_path:
 def test_a_remote_root_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
-        place(ToyPipeline(root="s3://bucket/x", tracking=TrackingConfig()))
+        place(toy_pipeline(root="s3://bucket/x", tracking=TrackingConfig()))

@@ -9,7 +9,7 @@ import pytest
 import rendered
 
 from pipelines.registry import STAGES
-from pipelines.runtime.engine import Options
+from pipelines.runtime import runner
 from sar3d import hub
 from sar3d.conditions import encoder_id
 from sar3d.errors import UserError
@@ -17,7 +17,7 @@ from sar3d.errors import UserError
 pytestmark = pytest.mark.usefixtures("local_ray")
 TEXT, IMAGE = STAGES["train_ar"], STAGES["train_ar_image"]
 SETTINGS = (
-    "task={model: {depth: 1, width: 32, heads: 2}, rate: 1.0e-3, prefix: {scales: 3, whole_every: 2}}",
+    "task={model: {depth: 1, width: 32, heads: 2}, lr: 1.0e-3, progressive: {scales: 3, full_every: 2}}",
     "data={val: 0.0, test: 0.0}",
     "train.steps=2",
     "train.batch=2",
@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train_ar") / "root"
     shutil.copytree(rendered.root(), folder, ignore=shutil.ignore_patterns("cache_*", "train_*"))
     for name in ("cache_tokens", "cache_conditions"):
-        STAGES[name].run(configure(folder), Options(), lambda _: None)
+        runner.run(STAGES[name], configure(folder), log=lambda _: None)
     return folder
 
 
@@ -51,7 +51,7 @@ def test_codes_and_captions_become_a_generator(root: Path) -> None:
     described = hub.describe(output.store.path("model"))
     assert described["kind"] == "ar"
     assert described["config"]["condition"] == "text"
-    assert (described["config"]["condition_width"], described["config"]["codes"]) == (384, 1024)
+    assert (described["config"]["context_dim"], described["config"]["codebook_size"]) == (384, 1024)
     assert described["extra"] == {
         "vqvae": hub.digest(rendered.model()),
         "encoder": "minilm",
@@ -68,7 +68,7 @@ def test_codes_and_captions_become_a_generator(root: Path) -> None:
     assert [m.step for m in client.get_metric_history(run.info.run_id, "ce/scale_1")] == [1, 2]
     # Short steps have no last scale.
     assert [m.step for m in client.get_metric_history(run.info.run_id, "ce/scale_16")] == [2]
-    assert run.data.params["train_ar.task.prefix.whole_every"] == "2"
+    assert run.data.params["train_ar.task.progressive.full_every"] == "2"
 
     again, _ = rendered.run(TEXT, config)
     assert again.state == "reused"
@@ -76,7 +76,7 @@ def test_codes_and_captions_become_a_generator(root: Path) -> None:
 
 @pytest.mark.slow
 def test_pictures_prompt_the_other_stage_by_views_that_were_held_out(root: Path) -> None:
-    config = configure(root, "train_ar_image.codes=first", "train_ar_image.train.steps=1")
+    config = configure(root, "train_ar_image.target_group=first", "train_ar_image.train.steps=1")
     report, output = rendered.run(IMAGE, config)
     assert report.state == "done"
     described = hub.describe(output.store.path("model"))
@@ -91,20 +91,22 @@ def test_pictures_prompt_the_other_stage_by_views_that_were_held_out(root: Path)
         ("train_ar.vqvae={other}", "tokens of the VQVAE"),
         ("train_ar.data={condition: image}", "contradicts"),
         ("cache_conditions.text=none", "has not been run"),
-        ("train_ar.task={model: {codes: 7}}", r"task\.model\.codes"),
-        ("train_ar.task={prefix: {scales: 11}}", "10 scales"),
+        ("train_ar.task={model: {codebook_size: 7}}", r"task\.model\.codebook_size"),
+        ("train_ar.task={progressive: {scales: 11}}", "10 scales"),
         ("train_ar.train.batch=3", "batch of 3"),
     ],
 )
 def test_wrong_requests_are_one_sentence(root: Path, override: str, sentence: str) -> None:
     words = (override.replace("{other}", str(rendered.model(1))), "train_ar.workers=2")
     with pytest.raises(UserError, match=sentence) as caught:
-        TEXT.run(configure(root, *words), Options(), lambda _: None)
+        runner.run(TEXT, configure(root, *words), log=lambda _: None)
     assert "\n" not in str(caught.value)
 
 
 def test_an_encoder_that_is_not_cached_is_named(root: Path) -> None:
     config = configure(root, "cache_conditions.image=none")
     rendered.run(STAGES["cache_conditions"], config)
-    with pytest.raises(UserError, match=r"cache_conditions\.image is none"):
-        IMAGE.run(config, Options(), lambda _: None)
+    with pytest.raises(
+        UserError, match=r"cache_conditions has none: choose an encoder there \(cache_conditions\.image\)"
+    ):
+        runner.run(IMAGE, config, log=lambda _: None)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.output import Failure, Output
+from pipelines.runtime.pipeline import Pipeline, pipeline_of
 from pipelines.runtime.plan import Item
-from pipelines.runtime.stage import Context, Row, Say, Stage, StageConfig
+from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
 from pipelines.runtime.tracking import TrackingConfig
 
 
@@ -27,21 +27,13 @@ class ToyConfig(StageConfig):
     full_disk: bool = field(default=False, metadata={"identity": False})
 
 
-@dataclass(frozen=True)
-class ToyPipeline:
-    root: str
-    toy: ToyConfig = field(default_factory=ToyConfig)
-    max_failure_rate: float = 0.2
-    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(enabled=False))
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-
-
 class ToyStage(Stage[ToyConfig]):
     name = "toy"
+    section = ToyConfig
     version = 1
     about = "a test"
 
-    def items(self, context: Context[ToyConfig], say: Say) -> Iterable[Item]:
+    def items(self, context: Context[ToyConfig], log: Log) -> Iterable[Item]:
         return ({"uid": f"{i:06d}", "value": i, "_where": "not part of the key"} for i in range(context.config.count))
 
     def schema(self, context: Context[ToyConfig]) -> pa.Schema:
@@ -62,3 +54,11 @@ class ToyStage(Stage[ToyConfig]):
 
     def summary(self, context: Context[Any], output: Output) -> dict[str, float]:
         return {"answer": 42.0}
+
+
+_ToyPipeline = pipeline_of([ToyStage()], "ToyPipeline")
+
+
+def toy_pipeline(root: str, **settings: Any) -> Pipeline:
+    """A pipeline of the one stage, without tracking unless it is asked for."""
+    return _ToyPipeline(root=root, **{"tracking": TrackingConfig(enabled=False), **settings})

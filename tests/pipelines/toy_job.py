@@ -10,15 +10,15 @@ import toy
 from ray import cloudpickle
 
 from pipelines.runtime.engine import run_stage
-from pipelines.runtime.progress import say
+from pipelines.runtime.progress import log
 from sar3d.errors import UserError
 
 cloudpickle.register_pickle_by_value(toy)
 settings = dict(word.split("=", 1) for word in sys.argv[2:])
-config = toy.ToyPipeline(root=sys.argv[1], toy=toy.ToyConfig(**{k: json.loads(v) for k, v in settings.items()}))
+config = toy.toy_pipeline(root=sys.argv[1], toy=toy.ToyConfig(**{k: json.loads(v) for k, v in settings.items()}))
 try:
     report = run_stage(toy.ToyStage(), config)
 except UserError as error:
-    say(f"error: {error}")
+    log(f"error: {error}")
     sys.exit(2)
-say(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")
+log(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from unprojection import back_project, cartesian_to_spherical
 
 from sar3d.geometry import (
-    back_project,
     camera_rays,
-    cartesian_to_spherical,
     intrinsics,
     look_at,
     pluecker,
@@ -65,7 +64,7 @@ def test_an_eye_on_its_target_is_refused() -> None:
         look_at([[1, 0, 0], [0, 0, 0]])
 
 
-def test_a_point_on_a_ray_projects_to_that_pixel_centre() -> None:
+def test_a_point_on_a_ray_projects_to_that_pixel_center() -> None:
     c2w = look_at([1.0, -1.5, 0.7])
     origins, directions = camera_rays(c2w, K, 4, 6)
     assert np.allclose(np.linalg.norm(directions, axis=-1), 1)

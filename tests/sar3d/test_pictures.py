@@ -73,7 +73,7 @@ def test_transparency_becomes_white_in_every_mode_that_has_it(process: LimitedPr
         assert np.abs(made.astype(int) - truth).max() <= 2, name
 
 
-def test_modes_without_transparency_keep_their_colours(process: LimitedProcess) -> None:
+def test_modes_without_transparency_keep_their_colors(process: LimitedProcess) -> None:
     flat = Image.new("RGB", (40, 40), RED)
     deep = Image.fromarray(np.full((40, 40), 0x8040, np.uint16))
     cases: dict[str, tuple[bytes, tuple[int, int, int]]] = {
@@ -84,9 +84,9 @@ def test_modes_without_transparency_keep_their_colours(process: LimitedProcess) 
         "16 bits": (encode(deep), (0x80, 0x80, 0x80)),
         "AVIF": (encode(flat, "AVIF", quality=95), RED),
     }
-    for name, (data, colour) in cases.items():
+    for name, (data, color) in cases.items():
         made = read_picture(data, process=process).pixels
-        assert np.abs(made.astype(int) - colour).max() <= 4, name
+        assert np.abs(made.astype(int) - color).max() <= 4, name
 
 
 def test_a_photograph_is_turned_as_its_exif_says(process: LimitedProcess) -> None:
@@ -102,7 +102,7 @@ def test_a_photograph_is_turned_as_its_exif_says(process: LimitedProcess) -> Non
 
 
 def test_of_an_animation_the_first_frame_counts(process: LimitedProcess) -> None:
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (read_picture(data, process=process).pixels == (255, 0, 0)).all()
 
@@ -131,18 +131,18 @@ def test_a_square_picture_that_is_small_reaches_the_encoder_as_it_is() -> None:
     assert (prepare_picture(noise).pixels == noise).all()
 
 
-def test_recentring_puts_the_object_into_the_middle_at_one_size() -> None:
+def test_recentering_puts_the_object_into_the_middle_at_one_size() -> None:
     sheet = Image.new("RGB", (200, 200), "white")
     sheet.paste(RED, (150, 20, 190, 40))
     for image in (sheet, prepare_picture(sheet).pixels):
-        made = prepare_picture(image, Preparation(recentre=True)).pixels
+        made = prepare_picture(image, Preparation(recenter=True)).pixels
         rows, columns = np.nonzero(made[..., 1] < 128)
         side = made.shape[0]
         assert (columns.max() - columns.min() + 1) / side == pytest.approx(0.75, abs=0.03)
         for found in (rows, columns):
             assert abs((found.max() + found.min() + 1) / 2 - side / 2) <= 1
     blank = Image.new("RGB", (64, 64), "white")
-    assert (square(blank, Preparation(recentre=True)) == 255).all()
+    assert (square(blank, Preparation(recenter=True)) == 255).all()
 
 
 def test_a_picture_in_memory_and_its_file_are_prepared_alike(process: LimitedProcess, tmp_path: Path) -> None:

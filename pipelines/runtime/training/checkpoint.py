@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as parse
-from safetensors.torch import save as serialise
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from pipelines.runtime.store import Store
@@ -53,7 +53,7 @@ class Record:
     """A committed checkpoint."""
 
     step: int
-    """Optimiser steps done; also the position in the data, and with the seed the state of every random generator."""
+    """Optimizer steps done; also the position in the data, and with the seed the state of every random generator."""
     identity: dict[str, Any]
     """What a run must share with the one that wrote it, in order to go on from it."""
     world: int
@@ -148,7 +148,7 @@ def _write_share(
     def flush() -> None:
         if not held:
             return
-        data = serialise(held)
+        data = serialize(held)
         name = f"{prefix}/{sync.rank:05d}-{len(files):03d}.safetensors"
         store.put(name, data)
         shapes = {key: list(value.shape) for key, value in held.items()}

@@ -6,35 +6,36 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.exported import local_copy
 from pipelines.runtime.engine import Options, point, prepare
 from pipelines.runtime.fingerprint import fingerprint, identity
 from pipelines.runtime.interrupt import Interrupted, interruptible
 from pipelines.runtime.lease import Lease
+from pipelines.runtime.models import FILES, local_copy
 from pipelines.runtime.output import FORMAT, Output
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.progress import StepProgress
-from pipelines.runtime.stage import Context, Say, StageReport
-from pipelines.runtime.store import Store, is_remote, join
+from pipelines.runtime.stage import Context, Log, StageReport
+from pipelines.runtime.store import join
 from pipelines.runtime.tracking import StageRun, replay
-from pipelines.runtime.training.launch import Job, recorded_commits, train
-from pipelines.runtime.training.stage import Material, TrainingStage
+from pipelines.runtime.training.launch import TrainJob, recorded_commits, train
+from pipelines.runtime.training.stage import TrainingStage, TrainInputs
+from sar3d import hub
 from sar3d.errors import UserError
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 
 
-def run_training(stage: TrainingStage[Any], config: Any, options: Options, say: Say) -> StageReport:
+def run_training(stage: TrainingStage[Any], config: Pipeline, options: Options, log: Log) -> StageReport:
     """Bring a training stage's output for this configuration up to date.
 
     Raises `UserError` for everything that a person can mend, `Interrupted` after SIGTERM or SIGINT; either way the next
     call goes on from the last committed checkpoint.
     """
     started = time.time()
-    context = prepare(stage, config, say)
-    upstream = {name: output.content() for name, output in context.inputs.items()}
-    origin = _origin(stage, context)
-    full = fingerprint(stage.name, stage.version, stage.identity(context), origin, upstream)
+    context = prepare(stage, config, log)
+    upstream = {name: output.content() for name, output in context.upstream().items()}
+    full = fingerprint(stage.name, stage.version, stage.identity(context), upstream)
     output = Output(config.root, stage.name, full)
     if stage.finished(output, context.config):
         point(stage, config, full, options)
@@ -43,25 +44,11 @@ def run_training(stage: TrainingStage[Any], config: Any, options: Options, say: 
     if options.dry_run:
         return _report(stage, output, "planned", _foresee(output, context), started)
     point(stage, config, full, options)
-    with Lease(output.state, f"{stage.name} {full}", options.wait, say) as lease, interruptible():
+    with Lease(output.state, f"{stage.name} {full}", options.wait, log) as lease, interruptible():
         if stage.finished(output, context.config):  # whoever held the lease before us
             return _report(stage, output, "reused", "another submission finished it", started)
-        why = _train(stage, context, output, {**upstream, "init_from": origin}, lease, started, say)
+        why = _train(stage, context, config, output, upstream, lease, started, log)
         return _report(stage, output, "done", why, started)
-
-
-def _origin(stage: TrainingStage[Any], context: Context[Any]) -> str:
-    """Digest of the model that training starts from; empty for a random one."""
-    where = context.config.init_from
-    return stage.digest(local_copy(_model_url(stage, where))) if where else ""
-
-
-def _model_url(stage: TrainingStage[Any], where: str) -> str:
-    """A model's folder; of a training stage's output, the model in it. Raises `UserError` if there is none."""
-    for url in (where, join(where, MODEL)):
-        if Store(url).exists("config.json"):
-            return url
-    raise UserError(f"there is no model at {where}: set {stage.name}.init_from to the folder of a finished one")
 
 
 def _enough(output: Output, context: Context[Any]) -> str:
@@ -94,27 +81,28 @@ def _foresee(output: Output, context: Context[Any]) -> str:
 def _train(
     stage: TrainingStage[Any],
     context: Context[Any],
+    config: Pipeline,
     output: Output,
     inputs: dict[str, str],
     lease: Lease,
     started: float,
-    say: Say,
+    log: Log,
 ) -> str:
     """Train, commit the model, log; returns what was done in a few words."""
-    config, settings = context.everything, context.config.train
-    material = stage.build(context, say)
+    settings = context.config.train
+    material = stage.build(context, log)
     before = _done(output)
-    job = _job(stage, context, output, material)
+    job = _job(stage, context, config, output, material)
     output.state.delete(["stopped.json"] if output.state.exists("stopped.json") else [])
     # From here on the model may be replaced at any moment.
     output.store.delete(["_SUCCESS"] if output.store.exists("_SUCCESS") else [])
     if before:
-        say(f"{stage.name}: resuming at step {before:,}")
+        log(f"{stage.name}: resuming at step {before:,}")
     with StageRun(stage, config, context, output, int(sum(material.train.sizes))) as tracked:
         tracked.tags({"steps": str(settings.steps), "workers": str(context.config.workers)})
-        bar = StepProgress(stage.name, settings.steps, say)
+        bar = StepProgress(stage.name, settings.steps, log)
         try:
-            outcome = train(job, tracked, lease, bar, say)
+            outcome = train(job, tracked, lease, bar, log)
             digest = _commit(stage, context, output, inputs, outcome.step, material)
         except (UserError, Interrupted) as error:
             if not lease.lost.is_set():
@@ -129,24 +117,23 @@ def _train(
     return f"{made:,} step{'' if made == 1 else 's'} done" + (f", {before:,} before" if before else "")
 
 
-def _job(stage: TrainingStage[Any], context: Context[Any], output: Output, material: Material) -> Job:
-    from pipelines.runtime.training.loop import Work
+def _job(
+    stage: TrainingStage[Any], context: Context[Any], config: Pipeline, output: Output, material: TrainInputs
+) -> TrainJob:
+    from pipelines.runtime.training.loop import TrainWork
 
-    section, config = context.config, context.everything
-    work = Work(
+    section, start = context.config, context.models.get("init_from")
+    work = TrainWork(
         task=material.task,
         train=material.train,
         settings=section.train,
         folder=join(output.url, CHECKPOINTS),
         model_folder=join(output.url, MODEL),
         held_out=material.held_out,
-        initial=_model_url(stage, section.init_from) if section.init_from else None,
+        initial=None if start is None else start.url,
         at_least=min(recorded_commits(output), default=0),
     )
-    places = list(stage.places(context))
-    if work.initial is not None and not is_remote(work.initial):
-        places.append(work.initial)
-    return Job(stage.name, work, section, output, config.root, places, config.cluster)
+    return TrainJob(stage.name, work, section, output, config.root, stage.shared_paths(context), config.cluster)
 
 
 def _commit(
@@ -155,10 +142,10 @@ def _commit(
     output: Output,
     inputs: dict[str, str],
     step: int,
-    material: Material,
+    material: TrainInputs,
 ) -> str:
     """Describe the exported model in manifest.json; returns its digest."""
-    digest = stage.digest(local_copy(join(output.url, MODEL)))
+    digest = hub.digest(local_copy(join(output.url, MODEL), FILES))
     manifest = {
         "format": FORMAT,
         "stage": stage.name,
@@ -166,6 +153,7 @@ def _commit(
         "version": stage.version,
         "config": identity(context.config),
         "inputs": inputs,
+        "models": {name: model.digest for name, model in context.models.items()},
         "steps": step,
         "model": {"path": MODEL, "digest": digest},
         "rows": 0,

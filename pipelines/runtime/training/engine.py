@@ -1,10 +1,9 @@
-"""The main model under DeepSpeed with fp32 parameters; its weights and its optimiser's state by name.
+"""The main model under DeepSpeed with fp32 parameters; its weights and its optimizer's state by name.
 
 `Engine` is ZeRO 0, 1 and 2; `pipelines.runtime.training.split` has ZeRO 3, which splits the parameters too.
 """
 
 import logging
-import math
 import os
 import sys
 import warnings
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from pipelines.runtime.training.checkpoint import Target, Targets
 from sar3d.training.settings import TrainSettings
-from sar3d.training.step import Compute, optimiser, set_rates
+from sar3d.training.step import Compute, optimizer, set_rates
 from sar3d.training.task import Task
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -44,7 +43,7 @@ class Engine:
 
     def __init__(self, task: Task, model: nn.Module, settings: TrainSettings, accumulation: int, micro: int) -> None:
         self.model, self.zero = model, settings.zero
-        self._clip = settings.optimiser.clip
+        self._clip = settings.optimizer.clip
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         device = next(model.parameters()).device
         deepspeed = _import_deepspeed(device)
@@ -58,7 +57,7 @@ class Engine:
         }
         self._deepspeed, *_ = deepspeed.initialize(
             model=_Program(model),
-            optimizer=optimiser(task.parameter_groups(model), settings.optimiser),
+            optimizer=optimizer(task.parameter_groups(model), settings.optimizer),
             config=config,
         )
         self._places = self._moment_targets()
@@ -76,20 +75,17 @@ class Engine:
         self._deepspeed.set_gradient_accumulation_boundary(last)
         self._deepspeed.backward(self._deepspeed(compute))
 
-    def step(self, factor: float) -> float:
-        """Take the optimiser's step at `factor` times the groups' rates; the gradient's norm before clipping.
-
-        Where the norm is not finite no step has been taken.
-        """
+    def step(self, factor: float) -> Tensor | float:
+        """Take the optimizer's step at `factor` times the groups' rates; the gradient's norm before clipping."""
         set_rates(self._deepspeed.optimizer, factor)
-        norm = None
-        if self.zero == 0:
-            parameters = [p for group in self._deepspeed.optimizer.param_groups for p in group["params"]]
-            norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if self._clip is None else self._clip))
-            if not math.isfinite(norm):
-                return norm
+        if self.zero:
+            self._deepspeed.step()
+            norm: Tensor | float = self._deepspeed.get_global_grad_norm()
+            return norm
+        parameters = [p for group in self._deepspeed.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, float("inf") if self._clip is None else self._clip)
         self._deepspeed.step()
-        return float(self._deepspeed.get_global_grad_norm()) if norm is None else norm
+        return norm
 
     def rate(self) -> float:
         """Learning rate of the first group."""
@@ -109,7 +105,7 @@ class Engine:
         return places(named_state(self.model))
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors of the optimiser's state, `<parameter>/<moment>`. All workers must go through it together."""
+        """Whole tensors of the optimizer's state, `<parameter>/<moment>`. All workers must go through it together."""
         if self.zero == 0:
             yield from moments(self._deepspeed.optimizer, self.model)
             return
@@ -168,20 +164,20 @@ def places(tensors: dict[str, Tensor]) -> Targets:
     return {name: Target(tensor.shape, tensor.detach().copy_) for name, tensor in tensors.items()}
 
 
-def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """An AdamW's state as `<parameter>/<moment>`."""
     for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
             yield f"{name}/{key}", value
 
 
-def moment_targets(optimiser: torch.optim.Optimizer, model: nn.Module) -> Targets:
+def moment_targets(optimizer: torch.optim.Optimizer, model: nn.Module) -> Targets:
     """Where a loaded AdamW state goes. It is created here, at zero, so that a checkpoint before the first step has it."""
-    mine = {parameter for group in optimiser.param_groups for parameter in group["params"]}
+    mine = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     found: Targets = {}
     for name, parameter in model.named_parameters():
         if parameter in mine:
-            state = optimiser.state[parameter] = empty_state(parameter)
+            state = optimizer.state[parameter] = empty_state(parameter)
             found |= {f"{name}/{key}": Target(value.shape, value.copy_) for key, value in state.items()}
     return found
 

@@ -16,14 +16,15 @@ from pipelines.runtime import cluster
 from pipelines.runtime.interrupt import Interrupted, unwrapped
 from pipelines.runtime.lease import Lease
 from pipelines.runtime.output import Output
+from pipelines.runtime.presence import ClusterLostError
 from pipelines.runtime.progress import StepProgress
-from pipelines.runtime.stage import Say
+from pipelines.runtime.stage import Log
 from pipelines.runtime.tracking import StageRun
-from pipelines.runtime.training.report import Mailbox, Reporter
+from pipelines.runtime.training.report import EventQueue, Reporter
 from sar3d.errors import UserError
 
 if TYPE_CHECKING:
-    from pipelines.runtime.training.loop import Outcome, Work
+    from pipelines.runtime.training.loop import Outcome, TrainWork
     from pipelines.runtime.training.stage import TrainStageConfig
 
 _ENVIRONMENT = {
@@ -42,11 +43,11 @@ BUGS = (TypeError, ValueError, LookupError, AttributeError, NameError, Assertion
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """What is to be trained, with what, and where it goes."""
 
     name: str
-    work: "Work"
+    work: "TrainWork"
     config: "TrainStageConfig"
     output: Output
     root: str
@@ -55,34 +56,41 @@ class Job:
     cluster: cluster.ClusterConfig
 
 
-def train(job: Job, tracked: StageRun, lease: Lease, bar: StepProgress, say: Say) -> "Outcome":
+def train(job: TrainJob, tracked: StageRun, lease: Lease, bar: StepProgress, log: Log) -> "Outcome":
     """Train on the cluster until the loop ends; what rank 0's loop returned.
 
     Raises:
-        UserError: what a person can mend: from a worker, no room, too many lost workers, the lease lost.
+        UserError: what a person can mend: from a worker, no room, too many lost workers, the lease or the cluster lost.
         Interrupted: after SIGTERM or SIGINT, once the workers have committed a checkpoint.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    ray = cluster.connect(job.cluster)
+    ray = cluster.connect(job.cluster, log)
+    with cluster.watched(ray, job.cluster):
+        return _train_on(ray, job, tracked, lease, bar, log)
+
+
+def _train_on(ray: Any, job: TrainJob, tracked: StageRun, lease: Lease, bar: StepProgress, log: Log) -> "Outcome":
     config = job.config
-    cluster.await_room(ray, config.cpus, config.gpus, job.cluster.patience, say, config.workers)
+    cluster.await_room(ray, config.cpus, config.gpus, job.cluster.patience, log, config.workers)
+    wanted = (config.workers * config.cpus, config.workers * config.gpus)
+    room = cluster.RoomMonitor(ray, job.name, wanted, job.cluster, log)
     marker = cluster.mark(job.root, job.places)
-    mailbox = _beside_driver(ray, Mailbox)
+    events = _beside_driver(ray, EventQueue)
     try:
         cluster.check_nodes(ray, marker)
         with tempfile.TemporaryDirectory(prefix="sar3d-train-", ignore_cleanup_errors=True) as storage:
-            fit = Fit(_trainer(job, mailbox, marker, storage))
+            fit = Fit(_trainer(job, events, marker, storage))
             fit.start()
-            attendant = Attendant(ray, job, mailbox, fit, tracked, lease, bar, say)
+            monitor = DriverMonitor(ray, job, events, fit, tracked, lease, bar, room, log)
             try:
-                attendant.run()
+                monitor.run()
             except BaseException as error:
-                attendant.wind_up(error)
+                monitor.wind_up(error)
                 raise
             return fit.outcome(job.name)
     finally:
-        ray.kill(mailbox)
+        ray.kill(events)
         cluster.unmark(marker)
 
 
@@ -93,7 +101,7 @@ def _beside_driver(ray: Any, kind: type) -> Any:
     return ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000, scheduling_strategy=here)(kind).remote()
 
 
-def _trainer(job: Job, mailbox: Any, marker: cluster.Marker, storage: str) -> Any:
+def _trainer(job: TrainJob, events: Any, marker: cluster.Marker, storage: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -116,7 +124,7 @@ def _trainer(job: Job, mailbox: Any, marker: cluster.Marker, storage: str) -> An
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return Trainer(
         train_worker,
-        train_loop_config={"job": job, "mailbox": mailbox, "marker": marker},
+        train_loop_config={"job": job, "event queue": events, "marker": marker},
         torch_config=TorchConfig(backend="nccl" if config.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
@@ -127,9 +135,9 @@ def _trainer(job: Job, mailbox: Any, marker: cluster.Marker, storage: str) -> An
             name=f"{job.name}-{job.output.fingerprint}",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[_watch(job.name, mailbox)],
+            callbacks=[_watch(job.name, events)],
             worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="CRITICAL"),  # the attendant says in one line what happens
+            logging_config=LoggingConfig(log_level="CRITICAL"),  # the monitor says in one line what happens
         ),
     )
 
@@ -148,16 +156,16 @@ def train_worker(settings: dict[str, Any]) -> "Outcome":
 
     from pipelines.runtime.training.loop import run
 
-    job: Job = settings["job"]
+    job: TrainJob = settings["job"]
     settings["marker"].check()
     torch.set_num_threads(max(1, int(job.config.cpus)))
-    reporter = Reporter(settings["mailbox"], job.output, ray.train.get_context().get_world_rank())
+    reporter = Reporter(settings["event queue"], job.output, ray.train.get_context().get_world_rank())
     outcome = run(job.work, reporter)
     reporter.close()
     return outcome
 
 
-def _watch(name: str, mailbox: Any) -> Any:
+def _watch(name: str, events: Any) -> Any:
     from ray.train import UserCallback
 
     class Watch(UserCallback):
@@ -177,9 +185,9 @@ def _watch(name: str, mailbox: Any) -> Any:
                     raise error
             lost = [str(rank) for rank, error in sorted(worker_exceptions.items()) if cause_of(error) is error]
             if lost:
-                mailbox.note.remote(f"lost worker {', '.join(lost)}")
+                events.note.remote(f"lost worker {', '.join(lost)}")
             else:
-                mailbox.note.remote(f"worker {min(worker_exceptions)} failed ({_short(cause)})")
+                events.note.remote(f"worker {min(worker_exceptions)} failed ({_short(cause)})")
 
     return Watch()
 
@@ -231,22 +239,23 @@ class Fit(threading.Thread):
         raise self._error
 
 
-class Attendant:
+class DriverMonitor:
     """The driver's part while workers train."""
 
     def __init__(
         self,
         ray: Any,
-        job: Job,
-        mailbox: Any,
+        job: TrainJob,
+        events: Any,
         fit: Fit,
         tracked: StageRun,
         lease: Lease,
         bar: StepProgress,
-        say: Say,
+        room: cluster.RoomMonitor,
+        log: Log,
     ) -> None:
-        self.ray, self.job, self.mailbox, self.fit = ray, job, mailbox, fit
-        self.tracked, self.lease, self.bar, self.say = tracked, lease, bar, say
+        self.ray, self.job, self.events, self.fit = ray, job, events, fit
+        self.tracked, self.lease, self.bar, self.room, self.log = tracked, lease, bar, room, log
         self._taken = 0
         self._warned = False
 
@@ -257,30 +266,34 @@ class Attendant:
             if self.lease.lost.is_set():
                 raise UserError(f"another submission took over {self.job.name} {self.job.output.fingerprint}")
             self._mind_room(silence)
+            self.room.look()
         self.collect(patience=0.0)
 
     def wind_up(self, reason: BaseException) -> None:
         """Have the workers commit a checkpoint and stop, if they still can."""
+        if isinstance(reason, ClusterLostError):
+            return
         if isinstance(reason, Interrupted):
-            self.say(f"{self.job.name}: stopping once the workers have committed a checkpoint")
+            self.log(f"{self.job.name}: stopping once the workers have committed a checkpoint")
         deadline = time.monotonic() + GRACE
         with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.get(self.mailbox.stop.remote())
+            self.ray.get(self.events.stop.remote())
             while self.fit.is_alive() and time.monotonic() < deadline:
                 self.collect()
 
     def collect(self, patience: float = 0.5) -> float:
         """Take what has come, waiting a little for the first of it; seconds since a worker was last heard of."""
         with unwrapped():
-            entries, silence = self.ray.get(self.mailbox.collect.remote(self._taken, patience))
+            entries, silence = self.ray.get(self.events.collect.remote(self._taken, patience))
         self.tracked.entries([entry for entry in entries if entry["do"] not in ("say", "commit")])
         for entry in entries:
             if entry["do"] == "say":
                 at = max(recorded_commits(self.job.output), default=0)
-                self.say(f"{self.job.name}: {entry['text']}; starting again at step {at:,}")
+                self.log(f"{self.job.name}: {entry['text']}; starting again at step {at:,}")
             elif entry["do"] == "commit":
                 self._note_commit(entry["step"])
             elif entry["do"] == "metrics":
+                self.room.over()
                 self.bar.update(entry["step"], entry["values"])
         self._taken += len(entries)
         return float(silence)
@@ -300,7 +313,7 @@ class Attendant:
         room = cluster.has_room(self.ray, config.cpus, config.gpus, config.workers)
         if not self._warned:
             why = "they are starting, or the cluster is busy" if room else "the cluster has lost its room for them"
-            self.say(f"{self.job.name}: no word from the {config.workers} workers for {silence:.0f} s: {why}; waiting")
+            self.log(f"{self.job.name}: no word from the {config.workers} workers for {silence:.0f} s: {why}; waiting")
             self._warned = True
         if not room and silence > SILENCE + patience:
             raise UserError(

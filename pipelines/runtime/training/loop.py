@@ -1,6 +1,5 @@
 """The loop that every worker runs, under Ray Train or any other launcher that has set up torch.distributed."""
 
-import math
 import resource
 import time
 from contextlib import closing
@@ -11,15 +10,13 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.training import checkpoint
-from pipelines.runtime.training.state import Run, Work, commit, export, resume, start
+from pipelines.runtime.training.state import TrainRun, TrainWork, commit, export, resume, start
 from pipelines.runtime.training.sync import Workers
-from sar3d.errors import UserError
 from sar3d.training.feed import feed
-from sar3d.training.schedule import factor
-from sar3d.training.step import Passes, always, due, evaluating, forward_backward, moment
-from sar3d.training.task import Batch
+from sar3d.training.guard import watching
+from sar3d.training.step import due, evaluating, train_step
 
-__all__ = ["Hooks", "Outcome", "Work", "run"]
+__all__ = ["Hooks", "Outcome", "TrainWork", "run"]
 
 
 class Hooks(Protocol):
@@ -51,7 +48,7 @@ class Outcome:
     """How far a call of `run` came."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     finished: bool
     """Whether these are all, and the model has been exported."""
     checkpoint: str | None
@@ -79,11 +76,12 @@ class Pace:
         return values
 
 
-def run(work: Work, hooks: Hooks) -> Outcome:
+def run(work: TrainWork, hooks: Hooks) -> Outcome:
     """Train from the newest committed checkpoint, or from the start where there is none, to the last step.
 
     Raises:
-        UserError: the batch cannot be shared by these workers, the checkpoint cannot be used, or training diverged.
+        UserError: the batch cannot be shared by these workers, the checkpoint cannot be used, or training diverged; the
+            newest checkpoint is then one from before.
     """
     sync = Workers()
     try:
@@ -97,72 +95,39 @@ def run(work: Work, hooks: Hooks) -> Outcome:
         sync.close()
 
 
-def _train(state: Run, hooks: Hooks) -> bool:
+def _train(state: TrainRun, hooks: Hooks) -> bool:
     """Steps until the last one, or until it is asked to stop; whether it came to the last."""
     settings, sync = state.settings, state.sync
-    pace = Pace(settings.batch)
+    pace, guard = Pace(settings.batch), watching(state.work.task, settings)
     pin = sync.device.type == "cuda"
     with closing(feed(state.work.task, state.work.train, settings, state.step, sync.rank, sync.world, pin)) as batches:
         while state.step < settings.steps:
             if sync.anyone(hooks.should_stop()):
-                if state.step > state.saved:
+                if state.step > state.saved and guard.check(sync):
                     _commit(state, hooks)
                 return False
             began = time.perf_counter()
             _, host_batches, waited = next(batches)
-            moved, metrics = _step(state, host_batches)
+            moved, metrics = train_step(state, host_batches)
             pace.steps, pace.waited = pace.steps + 1, pace.waited + waited
             pace.seconds += time.perf_counter() - began
+            guard.add(metrics)
+            if guard.due():
+                guard.check(sync)
             if due(settings.log_every, state.step, settings.steps):
                 _log(state, hooks, {**moved, **metrics}, pace)
             elif moved and sync.rank == 0:
                 hooks.log(state.step, moved)
             _look(state, hooks)
             # Last of all: a run that goes on from the checkpoint has nothing of this step left to do.
-            if due(settings.checkpoint_every, state.step, settings.steps):
+            if due(settings.checkpoint_every, state.step, settings.steps) and (
+                guard.check(sync) or state.step == settings.steps
+            ):
                 _commit(state, hooks)
     return True
 
 
-def _step(state: Run, batches: list[Batch]) -> tuple[dict[str, float], dict[str, Tensor | float]]:
-    """One optimiser step: what the task did before it, if anything, and this worker's other metrics."""
-    task, settings, step = state.work.task, state.settings, state.step
-    device, adversary = state.sync.device, state.adversary
-    now = moment(settings, step, state.sync, device, batches)
-    moved = task.before_step(state.model, now)
-    state.engine.refresh()
-    passes = Passes(
-        main=state.engine.main,
-        adversary=_no_adversary if adversary is None else adversary.backward,
-        adversary_context=always if adversary is None else adversary.context,
-    )
-    parallel = None if adversary is None else adversary.parallel
-    first = state.sync.rank * state.accumulation
-    means, judged = forward_backward(task, parallel, batches, step, first, settings, device, passes)
-    rate = factor(settings.schedule, step, settings.steps)
-    norms = {"grad_norm": state.engine.step(rate)}
-    if judged and adversary is not None:
-        norms["adversary_grad_norm"] = adversary.step(rate)
-    if not all(map(math.isfinite, norms.values())):
-        told = ", ".join(f"{name} {norm}" for name, norm in norms.items())
-        raise UserError(
-            f"training of {task.name} diverged at step {step + 1}, where the gradient is not finite ({told}): lower the "
-            "learning rates or optimiser.clip and run again from the newest checkpoint"
-        )
-    after = task.after_step(state.model, now)
-    state.engine.refresh()
-    if state.ema is not None:
-        state.ema.restart(state.model, now.replaced)
-        state.ema.update(state.model, step)
-    state.step += 1
-    return moved, {**means, **after, **norms, "lr": state.engine.rate()}
-
-
-def _no_adversary(loss: Tensor) -> None:
-    raise TypeError("the task gave a loss for an adversary that it has not built")
-
-
-def _log(state: Run, hooks: Hooks, metrics: dict[str, Tensor | float], pace: Pace) -> None:
+def _log(state: TrainRun, hooks: Hooks, metrics: dict[str, Tensor | float], pace: Pace) -> None:
     """This step's metrics as means over the workers, and the speed since the last log."""
     names = sorted(metrics)
     values = state.sync.means([float(metrics[name]) for name in names])
@@ -182,7 +147,7 @@ def _memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _look(state: Run, hooks: Hooks) -> None:
+def _look(state: TrainRun, hooks: Hooks) -> None:
     """Evaluation and pictures, where they are due."""
     work, settings, done = state.work, state.settings, state.step
     evaluate, draw = (due(every, done, settings.steps) for every in (settings.evaluate_every, settings.draw_every))
@@ -199,7 +164,7 @@ def _look(state: Run, hooks: Hooks) -> None:
                 hooks.artifact(name, data, done)
 
 
-def _commit(state: Run, hooks: Hooks) -> None:
+def _commit(state: TrainRun, hooks: Hooks) -> None:
     hooks.committing(state.step)
     name = commit(state)
     hooks.committed(state.step, name)

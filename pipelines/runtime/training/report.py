@@ -15,7 +15,7 @@ from pipelines.runtime.mlflow_run import Entry
 from pipelines.runtime.output import Output
 
 
-class Mailbox:
+class EventQueue:
     """The actor between workers and driver. It dies with the driver, and workers that miss it give up."""
 
     def __init__(self) -> None:
@@ -67,13 +67,13 @@ class Mailbox:
 class Reporter:
     """The worker loop's hooks (see `loop.Hooks`), on one worker.
 
-    A thread carries entries to the mailbox and asks it whether to stop, so that no step waits for the network.
+    A thread carries entries to the event queue and asks it whether to stop, so that no step waits for the network.
     """
 
     EVERY = 0.5
 
-    def __init__(self, mailbox: Any, output: Output, rank: int) -> None:
-        self._mailbox, self._output, self._rank = mailbox, output, rank
+    def __init__(self, events: Any, output: Output, rank: int) -> None:
+        self._events, self._output, self._rank = events, output, rank
         self._queue: queue.Queue[Entry | threading.Event] = queue.Queue()
         self._stop, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -145,11 +145,11 @@ class Reporter:
             try:
                 if entries or time.monotonic() - asked >= self.EVERY:
                     asked = time.monotonic()
-                    if ray.get(self._mailbox.exchange.remote(entries)):
+                    if ray.get(self._events.exchange.remote(entries)):
                         self._stop.set()
                 waiting = [item for item in items if isinstance(item, threading.Event)]
                 if waiting:
-                    ray.get(self._mailbox.settle.remote())
+                    ray.get(self._events.settle.remote())
             except Exception as error:  # the loop raises it at its next step
                 self._error = error
                 return

@@ -2,11 +2,11 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from pipelines.runtime.inputs import model
 from pipelines.runtime.output import Output
-from pipelines.runtime.stage import Context, Say, StageBase, StageReport
+from pipelines.runtime.stage import Context, Log, StageBase
 from sar3d.errors import UserError
 from sar3d.training.settings import TrainSettings, local_batch
 
@@ -24,8 +24,8 @@ class TrainStageConfig:
 
     train: TrainSettings = field(default_factory=TrainSettings)
     """How it is trained."""
-    init_from: str = field(default="", metadata={"identity": "listing"})
-    """Folder or URL of a finished model to start from: a training stage's output or a saved model; empty: at random."""
+    init_from: str = model("", of="")
+    """A finished model of the same kind to start from: a folder, a URL, or a stage that trains one; empty: at random."""
     workers: int = field(default=1, metadata=_HARDWARE)
     """Processes that share each batch: one GPU each, or some CPUs."""
     cpus: float = field(default=1.0, metadata=_HARDWARE)
@@ -52,7 +52,7 @@ C = TypeVar("C", bound=TrainStageConfig)
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainInputs:
     """What is to be trained, on what."""
 
     task: "Task"
@@ -69,21 +69,10 @@ class TrainingStage(StageBase[C]):
     """
 
     @abstractmethod
-    def build(self, context: Context[C], say: Say) -> Material:
+    def build(self, context: Context[C], log: Log) -> TrainInputs:
         """The task and its data for these settings and inputs."""
-
-    def run(self, config: Any, options: Any, say: Say) -> StageReport:
-        from pipelines.runtime.training.drive import run_training
-
-        return run_training(self, config, options, say)
 
     def finished(self, output: Output, section: C) -> bool:
         """Whether the output's model has been trained for at least the configured steps."""
         success = output.finished()
         return success is not None and int(success["steps"]) >= section.train.steps
-
-    def digest(self, folder: Path) -> str:
-        """What tells a saved model from others. Raises `UserError` where the folder holds none of this kind."""
-        from sar3d import hub
-
-        return hub.digest(folder)

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from pipelines.runtime.store import Store
 from pipelines.runtime.training import checkpoint
-from pipelines.runtime.training.adversary import Adversary
 from pipelines.runtime.training.checkpoint import Targets
+from pipelines.runtime.training.discriminator import DiscriminatorEngine
 from pipelines.runtime.training.engine import Engine, named_state, places
 from pipelines.runtime.training.split import SplitEngine
 from pipelines.runtime.training.sync import Workers
 from sar3d.errors import UserError
 from sar3d.training.ema import EMA
 from sar3d.training.settings import TrainSettings, local_batch
-from sar3d.training.step import build, evaluating
+from sar3d.training.step import State, build, evaluating
 from sar3d.training.task import Dataset, Task
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainWork:
     """What is trained, on what, how, and where it goes; picklable."""
 
     task: Task
@@ -46,25 +46,15 @@ class Work:
 
 
 @dataclass
-class Run:
-    """The state of one worker."""
+class TrainRun(State):
+    """The state of one worker, and what it is trained for."""
 
-    work: Work
-    sync: Workers
-    model: nn.Module
     engine: Engine
-    adversary: Adversary | None
-    ema: EMA | None
-    accumulation: int
-    """Micro-batches per step."""
-    step: int = 0
-    """Steps done."""
-    saved: int = 0
+    discriminator: DiscriminatorEngine | None
+    sync: Workers
+    work: TrainWork = field(kw_only=True)
+    saved: int = field(default=0, kw_only=True)
     """Step of the newest committed checkpoint; 0 for none."""
-
-    @property
-    def settings(self) -> TrainSettings:
-        return self.work.settings
 
     @property
     def store(self) -> Store:
@@ -72,23 +62,26 @@ class Run:
         return Store(self.work.folder)
 
 
-def start(work: Work, sync: Workers) -> Run:
+def start(work: TrainWork, sync: Workers) -> TrainRun:
     """The state before step 0. Raises `UserError` if the batch cannot be shared by these workers."""
     accumulation, micro = local_batch(work.settings, sync.world)
     model, judge = build(work.task, work.settings, sync.device)
     engine = SplitEngine if work.settings.zero == 3 else Engine
-    return Run(
+    return TrainRun(
         work=work,
+        task=work.task,
+        settings=work.settings,
         sync=sync,
+        device=sync.device,
         model=model,
         engine=engine(work.task, model, work.settings, accumulation, micro),
-        adversary=None if judge is None else Adversary(work.task, judge, work.settings, accumulation),
+        discriminator=None if judge is None else DiscriminatorEngine(work.task, judge, work.settings, accumulation),
         ema=None if work.settings.ema is None else EMA(model, work.settings.ema),
         accumulation=accumulation,
     )
 
 
-def resume(run: Run) -> None:
+def resume(run: TrainRun) -> None:
     """Go on from the newest committed checkpoint; where there is none, from the initial model, if one is named.
 
     Raises:
@@ -102,12 +95,12 @@ def resume(run: Run) -> None:
         checkpoint.load(store, record, _targets(run), run.sync)
         run.step = run.saved = record.step
     elif work.initial is not None and not work.task.own_start:
-        _initialise(run.engine.weight_targets(), work.initial)
+        _initialize(run.engine.weight_targets(), work.initial)
         run.ema = None if run.settings.ema is None else EMA(run.model, run.settings.ema)
     run.engine.refresh()
 
 
-def commit(run: Run) -> str:
+def commit(run: TrainRun) -> str:
     """Write a checkpoint of the state and return its name; older ones may go then."""
     _check_buffers(run)
     record = checkpoint.save(run.store, run.step, _content(run), identity(run), run.sync)
@@ -116,13 +109,13 @@ def commit(run: Run) -> str:
     return record.name
 
 
-def export(run: Run) -> None:
+def export(run: TrainRun) -> None:
     """Write the final model, with the weights of `settings.export`; one worker does."""
     model = _whole(run) if isinstance(run.engine, SplitEngine) else run.model
     run.sync.first(lambda: _export(run, model))
 
 
-def _whole(run: Run) -> nn.Module:
+def _whole(run: TrainRun) -> nn.Module:
     """The model with all of its parameters on the first worker; another one elsewhere. All workers take part."""
     model = build(run.work.task, run.settings, torch.device("cpu"))[0] if run.sync.rank == 0 else run.model
     targets = places(named_state(model)) if run.sync.rank == 0 else {}
@@ -132,7 +125,7 @@ def _whole(run: Run) -> nn.Module:
     return model
 
 
-def _export(run: Run, model: nn.Module) -> None:
+def _export(run: TrainRun, model: nn.Module) -> None:
     store = Store(run.work.model_folder)
     with tempfile.TemporaryDirectory(prefix="sar3d-export-") as place:
         folder = Path(place)
@@ -144,7 +137,7 @@ def _export(run: Run, model: nn.Module) -> None:
     store.delete([name for name in store.names() if name not in files])
 
 
-def identity(run: Run) -> dict[str, Any]:
+def identity(run: TrainRun) -> dict[str, Any]:
     """What must be the same in every run that goes on from a checkpoint: what gives the data and the weights."""
     settings = run.settings
     return {
@@ -157,31 +150,31 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _content(run: Run) -> Iterator[tuple[str, Tensor]]:
+def _content(run: TrainRun) -> Iterator[tuple[str, Tensor]]:
     """Everything that a checkpoint holds. The random generators are not among it: seed and step determine them."""
     for name, tensor in run.engine.weights():
         yield f"model/{name}", tensor
     for name, tensor in run.engine.state():
-        yield f"optimiser/{name}", tensor
+        yield f"optimizer/{name}", tensor
     if run.ema is not None:
         for name, tensor in run.ema.weights.items():
             yield f"ema/{name}", tensor
-    if run.adversary is not None:
-        for name, tensor in named_state(run.adversary.module).items():
-            yield f"adversary/{name}", tensor
-        for name, tensor in run.adversary.state():
-            yield f"adversary_optimiser/{name}", tensor
+    if run.discriminator is not None:
+        for name, tensor in named_state(run.discriminator.module).items():
+            yield f"discriminator/{name}", tensor
+        for name, tensor in run.discriminator.state():
+            yield f"discriminator_optimizer/{name}", tensor
 
 
-def _targets(run: Run) -> Targets:
+def _targets(run: TrainRun) -> Targets:
     """The place of everything that `_content` gives."""
     found = _prefixed("model/", run.engine.weight_targets())
-    found |= _prefixed("optimiser/", run.engine.targets())
+    found |= _prefixed("optimizer/", run.engine.targets())
     if run.ema is not None:
         found |= _prefixed("ema/", places(run.ema.weights))
-    if run.adversary is not None:
-        found |= _prefixed("adversary/", places(named_state(run.adversary.module)))
-        found |= _prefixed("adversary_optimiser/", run.adversary.targets)
+    if run.discriminator is not None:
+        found |= _prefixed("discriminator/", places(named_state(run.discriminator.module)))
+        found |= _prefixed("discriminator_optimizer/", run.discriminator.targets)
     return found
 
 
@@ -189,7 +182,7 @@ def _prefixed(prefix: str, targets: Targets) -> Targets:
     return {prefix + name: target for name, target in targets.items()}
 
 
-def _check_buffers(run: Run) -> None:
+def _check_buffers(run: TrainRun) -> None:
     """A buffer that every worker fills from its own samples would be lost with all workers but one.
 
     Raises:
@@ -209,7 +202,7 @@ def _check_buffers(run: Run) -> None:
             )
 
 
-def _initialise(mine: Targets, place: str) -> None:
+def _initialize(mine: Targets, place: str) -> None:
     """Put the weights of a committed model into their targets."""
     store = Store(place)
     data = store.read("model.safetensors")

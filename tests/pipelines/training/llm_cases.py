@@ -7,21 +7,28 @@ from typing import Any
 
 import torch
 
-from pipelines.runtime.training.loop import Work
-from sar3d.data.caption_dataset import CaptionSample, Description
-from sar3d.data.order import Order
-from sar3d.llm.config import CaptionDecoding, LLMConfig
-from sar3d.llm.evaluate import HeldOut
+from pipelines.runtime.training.loop import TrainWork
+from sar3d.data.datasets.caption_dataset import CaptionSample, Description
+from sar3d.data.loading.order import Order
+from sar3d.llm.config import CaptionDecoding, LLMConfig, RandomLMConfig
 from sar3d.llm.language_model import train_tokenizer
-from sar3d.llm.task import LLMTask
-from sar3d.llm.task_config import LLMTaskConfig, RandomLMConfig
-from sar3d.training.seeds import SampleKey
+from sar3d.seeds import SampleKey
+from sar3d.tasks.llm.config import LLMTaskConfig
+from sar3d.tasks.llm.evaluate import CaptionSets
+from sar3d.tasks.llm.task import LLMTask
 from sar3d.training.settings import TrainSettings
 
 CAPTIONS = ("a red apple", "a green pear", "a white can", "a gray fire truck", "a brown bowl")
 # Odd widths leave parameters that no number of workers divides.
 CONFIG = LLMConfig(
-    codes=32, dim=8, scales=(1, 2, 3), used=2, projector=(15, 21), places=True, width=32, template="plain"
+    codebook_size=32,
+    code_dim=8,
+    scales=(1, 2, 3),
+    num_scales=2,
+    projector=(15, 21),
+    pos_embed=True,
+    width=32,
+    template="plain",
 )
 
 
@@ -52,11 +59,13 @@ def captioner(**config: Any) -> LLMTask:
     return LLMTask(LLMTaskConfig(random=random, **config), CONFIG, codebook, "digest", tokenizer)
 
 
-def captioning(folder: Path, task: LLMTask | None = None, **changes: Any) -> Work:
+def captioning(folder: Path, task: LLMTask | None = None, **changes: Any) -> TrainWork:
     """Six steps of four samples with ZeRO 3, every step logged, a checkpoint every third; five objects to describe."""
     values = {"steps": 6, "batch": 4, "log_every": 1, "checkpoint_every": 3, "ema": None, "zero": 3}
-    held_out = HeldOut({"views": [sample(i) for i in range(5)]}, CAPTIONS[0], decoding=CaptionDecoding(most=4))
-    return Work(
+    held_out = CaptionSets(
+        {"views": [sample(i) for i in range(5)]}, CAPTIONS[0], decoding=CaptionDecoding(max_new_tokens=4)
+    )
+    return TrainWork(
         task=task or captioner(),
         train=Captions(),
         settings=TrainSettings(**(values | changes)),

@@ -15,16 +15,16 @@ from toy_task import ToyDataset, ToyTask
 from worker_group import Recorder
 
 from pipelines.runtime.store import Store
-from pipelines.runtime.training import checkpoint, loop
-from pipelines.runtime.training.loop import Outcome, Work, run
+from pipelines.runtime.training import checkpoint
+from pipelines.runtime.training.loop import Outcome, TrainWork, run
 from pipelines.runtime.training.state import start
 from pipelines.runtime.training.sync import Workers
-from sar3d.data.order import Order
+from sar3d.data.loading.order import Order
+from sar3d.seeds import SampleKey
 from sar3d.training.feed import feed
 from sar3d.training.fit import fit
-from sar3d.training.seeds import SampleKey
 from sar3d.training.settings import TrainSettings
-from sar3d.training.step import build
+from sar3d.training.step import build, train_step
 
 
 @dataclass
@@ -40,8 +40,8 @@ def settings(**changes: Any) -> TrainSettings:
     return TrainSettings(**{"steps": 6, "batch": 8, "micro_batch": 2, "log_every": 1, "checkpoint_every": 3} | changes)
 
 
-def work(folder: Path, task: ToyTask | None = None, data: ToyDataset | None = None, **changes: Any) -> Work:
-    return Work(
+def work(folder: Path, task: ToyTask | None = None, data: ToyDataset | None = None, **changes: Any) -> TrainWork:
+    return TrainWork(
         task=task or ToyTask(),
         train=data or ToyDataset(),
         settings=settings(**changes),
@@ -51,7 +51,7 @@ def work(folder: Path, task: ToyTask | None = None, data: ToyDataset | None = No
     )
 
 
-def runs(calls: list[tuple[Work, int | None]]) -> list[Told]:
+def runs(calls: list[tuple[TrainWork, int | None]]) -> list[Told]:
     """Each work in turn, stopped after that many steps of the call; errors are results."""
     told = []
     for each, stop_after in calls:
@@ -63,14 +63,14 @@ def runs(calls: list[tuple[Work, int | None]]) -> list[Told]:
     return told
 
 
-def fitted(each: Work) -> list[tuple[int, dict[str, float]]]:
+def fitted(each: TrainWork) -> list[tuple[int, dict[str, float]]]:
     """What the plain trainer logs for the same work."""
     entries: list[tuple[int, dict[str, float]]] = []
     fit(each.task, each.train, each.settings, lambda *entry: entries.append(entry), held_out=each.held_out)
     return entries
 
 
-def dtypes(each: Work) -> dict[str, set[torch.dtype]]:
+def dtypes(each: TrainWork) -> dict[str, set[torch.dtype]]:
     """What two steps under DeepSpeed compute in, kind by kind."""
     state = start(each, Workers())
     seen: dict[str, set[torch.dtype]] = {name: set() for name in ("activations", "gradients", "losses", "masters")}
@@ -90,14 +90,14 @@ def dtypes(each: Work) -> dict[str, set[torch.dtype]]:
     object.__setattr__(task, "losses", losses)
     with closing(feed(task, each.train, each.settings, 0, state.sync.rank, state.sync.world)) as batches:
         for _ in range(2):
-            loop._step(state, next(batches)[1])
-    adversary = state.adversary
-    assert adversary is not None
+            train_step(state, next(batches)[1])
+    discriminator = state.discriminator
+    assert discriminator is not None
     if each.settings.zero:
         seen["masters"] = {flat.dtype for flat in state.engine._deepspeed.optimizer.single_partition_of_fp32_groups}
-    moments = [tensor for _, tensor in (*state.engine.state(), *adversary.state())]
+    moments = [tensor for _, tensor in (*state.engine.state(), *discriminator.state())]
     return seen | {
-        "parameters": {p.dtype for module in (state.model, adversary.module) for p in module.parameters()},
+        "parameters": {p.dtype for module in (state.model, discriminator.module) for p in module.parameters()},
         "moments": {tensor.dtype for tensor in moments},
         "averages": {tensor.dtype for tensor in state.ema.weights.values()} if state.ema else set(),
     }
@@ -123,7 +123,7 @@ class Killer(Recorder):
             Store.create = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
 
 
-def killed(each: Work, before: int, rank: int, record: bool) -> None:
+def killed(each: TrainWork, before: int, rank: int, record: bool) -> None:
     """One rank of the group dies before that step of the call, or at the first commit after it."""
     run(each, Killer(kill_before=before, kill_rank=rank, record=record))
 
@@ -143,21 +143,21 @@ class Whole(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: Any, step: int, adversary: nn.Module) -> Any:
-        losses = self.task.losses(self.model, batch, step, adversary)
+    def forward(self, batch: Any, step: int, discriminator: nn.Module) -> Any:
+        losses = self.task.losses(self.model, batch, step, discriminator)
         return losses.total, losses.metrics["reconstruction"], losses.extras
 
 
-def plain_ddp(each: Work) -> tuple[list[float], dict[str, Any]]:
+def plain_ddp(each: TrainWork) -> tuple[list[float], dict[str, Any]]:
     """The same training written out with torch alone: DDP, AdamW, no DeepSpeed, no accumulation."""
     task, chosen = each.task, each.settings
     rank, world = dist.get_rank(), dist.get_world_size()
-    model, adversary = build(task, chosen, torch.device("cpu"))
-    assert adversary is not None
+    model, discriminator = build(task, chosen, torch.device("cpu"))
+    assert discriminator is not None
     parallel = DistributedDataParallel(Whole(model, task), forward_sync_buffers=False)
-    judge = DistributedDataParallel(adversary)
-    optimiser = torch.optim.AdamW(task.parameter_groups(model), betas=chosen.optimiser.betas)
-    other = torch.optim.AdamW(task.adversary_groups(adversary))
+    judge = DistributedDataParallel(discriminator)
+    optimizer = torch.optim.AdamW(task.parameter_groups(model), betas=chosen.optimizer.betas)
+    other = torch.optim.AdamW(task.discriminator_groups(discriminator))
     order = Order(each.train.sizes, chosen.seed, chosen.batch, chosen.lanes, chosen.window)
     logged = []
     for step in range(chosen.steps):
@@ -165,19 +165,19 @@ def plain_ddp(each: Work) -> tuple[list[float], dict[str, Any]]:
         places = range(rank * chosen.batch // world, (rank + 1) * chosen.batch // world)
         keys = [SampleKey(chosen.seed, step, place) for place in places]
         batch = task.collate([each.train.picture(rows[place]) for place in places], step, keys)
-        adversary.requires_grad_(False)
-        total, rebuilt, made = parallel(batch, step, adversary)
+        discriminator.requires_grad_(False)
+        total, rebuilt, made = parallel(batch, step, discriminator)
         total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        adversary.requires_grad_(True)
-        if step >= task.adversary_start:
+        optimizer.step()
+        optimizer.zero_grad()
+        discriminator.requires_grad_(True)
+        if step >= task.discriminator_start:
             real, fake = judge(torch.cat([batch.pictures, made])).chunk(2)
             ((1 - real).relu().mean() + (1 + fake).relu().mean()).backward()
             other.step()
             other.zero_grad()
         dist.all_reduce(rebuilt)
         logged.append(float(rebuilt) / world)
-    trained = {**model.state_dict(), **{f"adversary.{k}": v for k, v in adversary.state_dict().items()}}
+    trained = {**model.state_dict(), **{f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}}
     return logged, {name: tensor.numpy() for name, tensor in trained.items()}

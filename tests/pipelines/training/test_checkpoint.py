@@ -25,7 +25,7 @@ def tensors(step: int) -> dict[str, Tensor]:
         "model/count": torch.tensor(step),
         "model/turned": torch.randn(4, 3, generator=generator).T,
         "ema/weight": torch.randn(6, 5, generator=generator),
-        "optimiser/weight/step": torch.tensor(float(step)),
+        "optimizer/weight/step": torch.tensor(float(step)),
     }
 
 

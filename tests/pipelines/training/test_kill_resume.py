@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 JOB = "tests/pipelines/training/train_toy_job.py"
 STEPS = 24
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_every=4", "train.evaluate_every=5", "workers=2", "tracking=true")
-LOGGED = ("loss", "reconstruction", "grad_norm", "adversary")
+LOGGED = ("loss", "reconstruction", "grad_norm", "discriminator")
 
 
 def command(root: Path, *more: str) -> list[str]:

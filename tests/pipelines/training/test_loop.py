@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from loop_cases import Told, dtypes, fitted, killed, plain_ddp, runs, weights, work
+from oracle import written_out
 from toy_task import ToyDataset, ToyTask
 from worker_group import together
 
@@ -13,10 +14,11 @@ from pipelines.runtime.store import Store
 from pipelines.runtime.training import checkpoint
 from pipelines.runtime.training.loop import Outcome
 from sar3d.errors import UserError
+from sar3d.training.settings import GuardSettings
 
 ZERO = (0, 1, 2)
 CLOSE = 5e-5  # Adam's first steps turn rounding of small gradients into steps of up to the learning rate (3e-3)
-LOGGED = ("loss", "reconstruction", "fooled", "adversary", "grad_norm", "lr", "error", "moved")
+LOGGED = ("loss", "reconstruction", "fooled", "discriminator", "grad_norm", "lr", "error", "moved")
 
 
 def logged(told: Told, after: int = 0) -> list[tuple[int, dict[str, float]]]:
@@ -51,6 +53,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tol
 def test_zero_stages_and_the_plain_trainer_give_the_same_numbers(whole: tuple[Path, dict[str, Told]]) -> None:
     base, told = whole
     plain = together(1, fitted, work(base))[0]
+    expected = together(1, written_out, work(base))[0]
+    for (step, mine), (other, theirs) in zip(plain, expected, strict=True):
+        assert step == other
+        assert {k: mine[k] for k in theirs} == pytest.approx(theirs, rel=1e-5, abs=CLOSE)
     for zero in ZERO:
         for (step, mine), (other, theirs) in zip(logged(told[f"{zero}-fp32"]), plain, strict=True):
             assert step == other
@@ -75,7 +81,7 @@ def test_bf16_computes_in_autocast_and_keeps_everything_else_in_fp32(tmp_path: P
     assert all(kinds == {torch.float32} for kinds in found[0].values())
 
 
-def test_zero_stages_agree_with_plain_ddp_while_the_adversary_trains(tmp_path: Path) -> None:
+def test_zero_stages_agree_with_plain_ddp_while_the_discriminator_trains(tmp_path: Path) -> None:
     task = ToyTask(dropout=0.0, move_every=0)
     calls = [(work(tmp_path / str(zero), task, zero=zero, micro_batch=2 if zero else None), None) for zero in ZERO]
     told = together(2, runs, calls)[0]
@@ -84,7 +90,7 @@ def test_zero_stages_agree_with_plain_ddp_while_the_adversary_trains(tmp_path: P
         mine = [metrics["reconstruction"] for _, metrics in logged(told[zero]) if "reconstruction" in metrics]
         assert mine == pytest.approx(losses, rel=1e-5)
         trained = weights(tmp_path / str(zero), "model/") | {
-            f"adversary.{name}": tensor for name, tensor in weights(tmp_path / str(zero), "adversary/").items()
+            f"discriminator.{name}": tensor for name, tensor in weights(tmp_path / str(zero), "discriminator/").items()
         }
         assert trained.keys() == expected.keys()
         for name, tensor in trained.items():
@@ -92,7 +98,9 @@ def test_zero_stages_agree_with_plain_ddp_while_the_adversary_trains(tmp_path: P
                 continue
             difference = np.abs(tensor.numpy() - expected[name])
             assert difference.mean() < CLOSE, name
-            assert difference.max() < 10 * CLOSE, name  # half a step of the adversary, of which single biases are noise
+            assert difference.max() < 10 * CLOSE, (
+                name
+            )  # half a step of the discriminator, of which single biases are noise
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
@@ -171,6 +179,7 @@ def test_requests_that_cannot_be_carried_out_are_one_sentence(tmp_path: Path) ->
             (work(tmp_path, ToyTask(adversarial=False)), None),
             (work(tmp_path / "new", ToyTask(explode_at=1)), None),
             (work(tmp_path / "zero", ToyTask(explode_at=1), zero=2), None),
+            (work(tmp_path / "surge", ToyTask(surge_at=5), guard=GuardSettings(window=3, recent=2), steps=12), None),
         ],
     )[0]
     assert isinstance(done.outcome, Outcome)
@@ -181,9 +190,10 @@ def test_requests_that_cannot_be_carried_out_are_one_sentence(tmp_path: Path) ->
             "a micro_batch of 3 does not divide the 4 samples",
             "cannot be trained with ZeRO 3",
             "was made with seed=0 and this run has seed=1",
-            "does not fit this model: it has a tensor adversary",
-            "diverged at step 2, where the gradient is not finite",
-            "diverged at step 2, where the gradient is not finite",
+            "does not fit this model: it has a tensor discriminator",
+            "the training diverged: its loss is not finite",
+            "the training diverged: its loss is not finite",
+            "the training diverged: its loss rose from",
         ),
         strict=True,
     ):
@@ -191,6 +201,7 @@ def test_requests_that_cannot_be_carried_out_are_one_sentence(tmp_path: Path) ->
         assert words in str(told.outcome)
         assert "\n" not in str(told.outcome)
     assert all(isinstance(told.outcome, UserError) for told in refused)
+    assert checkpoint.committed(Store(str(tmp_path / "surge" / "checkpoints"))) == [3]
 
 
 def test_what_a_worker_raises_ends_its_loop(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipelines.runtime.mlflow_run import Place, last_steps, log_metrics
 from pipelines.runtime.output import Output
 from pipelines.runtime.tracking import Tracker, spool_of
-from pipelines.runtime.training.report import Mailbox, Reporter
+from pipelines.runtime.training.report import EventQueue, Reporter
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_an_entry_survives_a_driver_that_ends_right_after_taking_it(tmp_path: Pa
 
 
 def test_what_workers_report_comes_in_order_and_is_safe_before_a_commit(local_ray: Any, output: Output) -> None:
-    mailbox = local_ray.remote(num_cpus=0, max_concurrency=100)(Mailbox).remote()
-    reporter, other = Reporter(mailbox, output, rank=0), Reporter(mailbox, output, rank=1)
+    events = local_ray.remote(num_cpus=0, max_concurrency=100)(EventQueue).remote()
+    reporter, other = Reporter(events, output, rank=0), Reporter(events, output, rank=1)
     for step in range(1, 6):
         reporter.log(step, {"loss": 1.0 / step})
     reporter.artifact("picture.png", b"png", 5)
@@ -82,10 +82,10 @@ def test_what_workers_report_comes_in_order_and_is_safe_before_a_commit(local_ra
     while len(taken) < 6:
         time.sleep(0.1)
         assert not safe.is_set(), "the driver has not got everything yet"
-        entries, silence = local_ray.get(mailbox.collect.remote(len(taken), 0.5))
+        entries, silence = local_ray.get(events.collect.remote(len(taken), 0.5))
         assert silence < 5
         taken += entries
-    local_ray.get(mailbox.collect.remote(len(taken), 0.0))
+    local_ray.get(events.collect.remote(len(taken), 0.0))
     waiting.join(5)
     assert safe.is_set()
     assert [e["step"] for e in taken[:5]] == [1, 2, 3, 4, 5]
@@ -93,12 +93,12 @@ def test_what_workers_report_comes_in_order_and_is_safe_before_a_commit(local_ra
     assert output.store.read(taken[5]["name"]) == b"png"
 
     assert not other.should_stop()
-    local_ray.get(mailbox.stop.remote())
+    local_ray.get(events.stop.remote())
     deadline = time.monotonic() + 5
     while not (reporter.should_stop() and other.should_stop()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    local_ray.kill(mailbox)
+    local_ray.kill(events)
     with pytest.raises(RuntimeError, match="the driver of this training has gone"):
         ask_for(10.0, reporter)

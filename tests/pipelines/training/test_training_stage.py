@@ -12,14 +12,15 @@ import ray
 import torch
 import toy_stage
 import toy_task
-from toy_stage import ToyTrainConfig, ToyTrainPipeline, TrainToyStage
+from toy_stage import ToyTrainConfig, TrainToyStage, toy_pipeline
 from toy_task import ToyTask
 
-from pipelines import gc, registry, status
-from pipelines.runtime import engine
+from pipelines import gc, status
+from pipelines.runtime import engine, runner
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.engine import Options
 from pipelines.runtime.output import Output
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.stage import Context, StageReport
 from pipelines.runtime.tracking import TrackingConfig
 from sar3d.errors import UserError
@@ -29,17 +30,17 @@ for module in (toy_task, toy_stage):
     ray.cloudpickle.register_pickle_by_value(module)
 
 
-def pipeline(root: Path, tracked: bool = False, steps: int = 2, **values: Any) -> ToyTrainPipeline:
+def pipeline(root: Path, tracked: bool = False, steps: int = 2, **values: Any) -> Pipeline:
     train = toy_stage.settings(steps=steps, **values.pop("train", {}))
     config = ToyTrainConfig(train=train, **values)
-    return ToyTrainPipeline(str(root), config, TrackingConfig(enabled=tracked), ClusterConfig(patience=2))
+    return toy_pipeline(str(root), config, tracking=TrackingConfig(enabled=tracked), cluster=ClusterConfig(patience=2))
 
 
-def run(config: ToyTrainPipeline, said: list[str] | None = None, dry: bool = False) -> StageReport:
-    return TrainToyStage().run(config, Options(dry_run=dry), (said if said is not None else []).append)
+def run(config: Pipeline, said: list[str] | None = None, dry: bool = False) -> StageReport:
+    return runner.run(TrainToyStage(), config, Options(dry_run=dry), (said if said is not None else []).append)
 
 
-def fingerprint(config: ToyTrainPipeline) -> str:
+def fingerprint(config: Pipeline) -> str:
     return run(config, dry=True).fingerprint
 
 
@@ -55,7 +56,7 @@ def test_hardware_and_length_are_not_in_the_fingerprint_and_settings_are(tmp_pat
 
 def test_train_continue_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The life of one output: trained, found finished, continued by more steps, kept when fewer are asked for."""
-    monkeypatch.setitem(registry.STAGES, "train_toy", TrainToyStage())
+    monkeypatch.setattr("pipelines.status.STAGES", {"train_toy": TrainToyStage()})
     said: list[str] = []
     first = run(pipeline(tmp_path, tracked=True), said)
     assert (first.state, first.steps, first.objects, first.why) == ("done", 2, 24, "2 steps done")
@@ -118,7 +119,7 @@ def test_a_model_to_start_from_is_part_of_the_identity(tmp_path: Path) -> None:
     assert first not in (second, fingerprint(pipeline(root)))
     assert second == third, "what counts is the model, not its place"
     assert fingerprint(pipeline(root, init_from=str(folders[2].parent))) == third, "an output's folder will do"
-    with pytest.raises(UserError, match=r"there is no model at .*nowhere: .*train_toy\.init_from"):
+    with pytest.raises(UserError, match=r"train_toy\.init_from cannot be used: there is no folder .*nowhere"):
         fingerprint(pipeline(root, init_from=str(tmp_path / "nowhere")))
 
 
@@ -132,7 +133,7 @@ def test_gc_keeps_the_current_training_and_the_model_that_it_began_from(
         torch.manual_seed(seed)
         model = output.store.path("model")
         model.mkdir(parents=True)
-        stage.build(Context(ToyTrainConfig(), {}, None), print).task.export(ToyTask().build(), model)
+        stage.build(Context(ToyTrainConfig()), print).task.export(ToyTask().build(), model)
     config = pipeline(root, init_from=origin.url)
     current = Output(str(root), "train_toy", fingerprint(config))
     engine.point(stage, config, current.fingerprint, Options())

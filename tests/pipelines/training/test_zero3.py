@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_other_numbers_of_workers_and_zero_stages(
 
 
 def lora(lm: str) -> Any:
-    return captioner(lm=lm, train="lora", rate=1e-2)
+    return captioner(lm=lm, train="lora", lr=1e-2)
 
 
 def test_frozen_weights_are_split_as_well_and_stay_as_they_were(
@@ -122,7 +122,7 @@ def test_frozen_weights_are_split_as_well_and_stay_as_they_were(
     assert isinstance(told[1].outcome, Outcome), told[1].outcome
     after = weights(tmp_path / "split", "model/")
     for name, tensor in after.items():
-        learned = (not name.startswith("lm.") and name != "codes.vectors") or "lora_" in name
+        learned = (not name.startswith("lm.") and name != "codebook.vectors") or "lora_" in name
         assert torch.equal(tensor, before[name]) == (not learned), name
     assert far(after, weights(tmp_path / "0", "model/")) < 10 * CLOSE
     hub.from_pretrained(tmp_path / "split" / "model", kind="llm")

@@ -1,6 +1,5 @@
 """A training stage that takes seconds: the toy task, which can be slowed down, and made to fail."""
 
-import hashlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from torch import nn
 from toy_task import ToyDataset, ToyTask
 
 from pipelines.runtime.cluster import ClusterConfig
-from pipelines.runtime.stage import Context, Say
+from pipelines.runtime.pipeline import Pipeline, pipeline_of
+from pipelines.runtime.stage import Context, Log
 from pipelines.runtime.tracking import TrackingConfig
-from pipelines.runtime.training.stage import Material, TrainingStage, TrainStageConfig
+from pipelines.runtime.training.stage import TrainingStage, TrainInputs, TrainStageConfig
 from sar3d.errors import UserError
 from sar3d.training.settings import TrainSettings
 from sar3d.training.task import Moment
@@ -52,26 +52,26 @@ class StagedTask(ToyTask):
         return super().before_step(model, moment)
 
 
-@dataclass(frozen=True)
-class ToyTrainPipeline:
-    root: str
-    train_toy: ToyTrainConfig = field(default_factory=ToyTrainConfig)
-    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(enabled=False))
-    cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(cpus=4))
-
-
 class TrainToyStage(TrainingStage[ToyTrainConfig]):
     name = "train_toy"
+    section = ToyTrainConfig
+    writes = "toy"
     version = 1
     about = "train a toy"
 
-    def build(self, context: Context[ToyTrainConfig], say: Say) -> Material:
+    def build(self, context: Context[ToyTrainConfig], log: Log) -> TrainInputs:
         config = context.config
         task = StagedTask(seconds=config.seconds, trace=config.trace, fail=config.fail)
-        return Material(task, ToyDataset(config.samples), ToyDataset(4))
+        return TrainInputs(task, ToyDataset(config.samples), ToyDataset(4))
 
-    def digest(self, folder: Path) -> str:
-        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+_ToyTrainPipeline = pipeline_of([TrainToyStage()], "ToyTrainPipeline")
+
+
+def toy_pipeline(root: str, section: ToyTrainConfig, **settings: Any) -> Pipeline:
+    """A pipeline of the one stage, without tracking unless it is asked for."""
+    usual = {"tracking": TrackingConfig(enabled=False), "cluster": ClusterConfig(cpus=4)}
+    return _ToyTrainPipeline(root=root, train_toy=section, **{**usual, **settings})
 
 
 def settings(**values: Any) -> TrainSettings:

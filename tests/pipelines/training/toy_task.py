@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sar3d.data.order import Order
-from sar3d.training.seeds import SampleKey, generator
-from sar3d.training.task import Losses, Moment, Sync, Task, mean_rows, share
+from sar3d.data.loading.order import Order
+from sar3d.seeds import SampleKey, generator
+from sar3d.training.task import Losses, Moment, Sync, Task, worker_slice
 
 SIDE = 8
 
@@ -76,9 +76,10 @@ class ToyModel(nn.Module):
 @dataclass(frozen=True)
 class ToyTask(Task):
     adversarial: bool = True
-    adversary_start: int = 1
+    discriminator_start: int = 1
     break_buffers: bool = False
     explode_at: int | None = None
+    surge_at: int | None = None
     dropout: float = 0.1
     move_every: int = 4
     name: str = "toy"
@@ -86,7 +87,7 @@ class ToyTask(Task):
     def build(self) -> nn.Module:
         return ToyModel(self.dropout)
 
-    def build_adversary(self) -> nn.Module | None:
+    def build_discriminator(self) -> nn.Module | None:
         if not self.adversarial:
             return None
         # No last bias: its gradient is zero but for rounding, which Adam would turn into full steps.
@@ -97,36 +98,40 @@ class ToyTask(Task):
         others = [p for name, p in model.named_parameters() if not name.startswith(("head", "frozen"))]
         return [{"params": others, "lr": 3e-3, "weight_decay": 0.01}, {"params": heads, "lr": 1e-3, "weight_decay": 0}]
 
-    def adversary_groups(self, adversary: nn.Module) -> list[dict[str, Any]]:
-        return [{"params": list(adversary.parameters()), "lr": 1e-3, "weight_decay": 0.0, "betas": (0.0, 0.999)}]
+    def discriminator_groups(self, discriminator: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": list(discriminator.parameters()), "lr": 1e-3, "weight_decay": 0.0, "betas": (0.0, 0.999)}]
 
     def collate(self, samples: list[Tensor], step: int, keys: list[SampleKey]) -> ToyBatch:
         noise = [0.05 * torch.randn(4, SIDE // 2, SIDE // 2, generator=key.generator()) for key in keys]
         return ToyBatch(torch.stack(samples), torch.stack(noise), keys)
 
-    def losses(self, model: nn.Module, batch: ToyBatch, step: int, adversary: nn.Module | None = None) -> Losses:
+    def losses(self, model: nn.Module, batch: ToyBatch, step: int, discriminator: nn.Module | None = None) -> Losses:
         made = model(batch.pictures, batch.noise).float()
         model.seen["made"] = made.dtype
         model.pending.append(batch.pictures.mean((0, 2, 3)))
         rebuilt = (made - batch.pictures).abs().mean()
         total = rebuilt
         metrics = {"reconstruction": rebuilt.detach()}
-        if adversary is not None and step >= self.adversary_start:
-            fooled = -adversary(made).float().mean()
+        if discriminator is not None and step >= self.discriminator_start:
+            fooled = -discriminator(made).float().mean()
             total = total + 0.05 * fooled
             metrics["fooled"] = fooled.detach()
         if step == self.explode_at:
             total = total * float("nan")
+        if self.surge_at is not None and step >= self.surge_at:
+            total = total * 100
         model.seen["loss"] = total.dtype
         return Losses(total, {"loss": total.detach(), **metrics}, made.detach())
 
-    def adversary_losses(self, adversary: nn.Module, batch: ToyBatch, losses: Losses, step: int) -> Losses | None:
-        if step < self.adversary_start:
+    def discriminator_losses(
+        self, discriminator: nn.Module, batch: ToyBatch, losses: Losses, step: int
+    ) -> Losses | None:
+        if step < self.discriminator_start:
             return None
-        both = adversary(torch.cat([batch.pictures, losses.extras])).float()
+        both = discriminator(torch.cat([batch.pictures, losses.extras])).float()
         real, fake = both.chunk(2)
         total = (1 - real).relu().mean() + (1 + fake).relu().mean()
-        return Losses(total, {"adversary": total.detach()})
+        return Losses(total, {"discriminator": total.detach()})
 
     def before_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
         if not self.move_every or moment.step % self.move_every:
@@ -147,11 +152,12 @@ class ToyTask(Task):
 
     def evaluate(self, model: nn.Module, held_out: ToyDataset, sync: Sync) -> dict[str, float]:
         rows = []
-        for row in share(held_out.size, sync):
+        for row in worker_slice(held_out.size, sync):
             picture = held_out.picture(row)[None]
             error = (model(picture, torch.zeros(1)).float() - picture).abs().mean()
             rows.append({"error": float(error)})
-        return mean_rows(rows, sync)
+        every = [row for part in sync.gather_objects(rows) for row in part]
+        return {name: sum(row[name] for row in every) / len(every) for name in every[0]} if every else {}
 
     def draw(self, model: nn.Module, held_out: ToyDataset) -> dict[str, bytes]:
         made = model(held_out.picture(0)[None], torch.zeros(1))
@@ -161,4 +167,4 @@ class ToyTask(Task):
         save_file(
             {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors"
         )
-        (folder / "config.json").write_text('{"kind": "toy"}')
+        (folder / "config.json").write_text('{"kind": "toy", "config": {}}')

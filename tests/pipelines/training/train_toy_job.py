@@ -14,9 +14,9 @@ import toy_task
 from ray import cloudpickle
 
 from pipelines.runtime.cluster import ClusterConfig, in_job
-from pipelines.runtime.engine import Options
 from pipelines.runtime.interrupt import Interrupted
-from pipelines.runtime.progress import say
+from pipelines.runtime.progress import log
+from pipelines.runtime.runner import run
 from pipelines.runtime.tracking import TrackingConfig
 from sar3d.errors import UserError
 
@@ -28,18 +28,18 @@ part = {
     name: {k.removeprefix(name): words.pop(k) for k in list(words) if k.startswith(name)}
     for name in ("train.", "cluster.")
 }
-config = toy_stage.ToyTrainPipeline(
+config = toy_stage.toy_pipeline(
     sys.argv[1],
     toy_stage.ToyTrainConfig(train=toy_stage.settings(**part["train."]), **words),
-    tracking,
-    ClusterConfig(**{"cpus": 4, "address": "auto" if in_job() else "local", **part["cluster."]}),
+    tracking=tracking,
+    cluster=ClusterConfig(**{"cpus": 4, "address": "auto" if in_job() else "local", **part["cluster."]}),
 )
 try:
-    report = toy_stage.TrainToyStage().run(config, Options(), say)
+    report = run(toy_stage.TrainToyStage(), config, log=log)
 except UserError as error:
-    say(f"error: {error}")
+    log(f"error: {error}")
     sys.exit(2)
 except Interrupted as error:
-    say(str(error))
+    log(str(error))
     sys.exit(error.code)
-say(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")
+log(f"{report.state} {report.fingerprint} in {report.seconds:.2f} s: {report.why}")

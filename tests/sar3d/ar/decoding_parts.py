@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sar3d.ar import ARConfig, ARTransformer, Condition
-from sar3d.ar.config import ConditionKind
+from sar3d.ar import ARConfig, ARTransformer
+from sar3d.conditions.condition import Condition
+from sar3d.conditions.kinds import ConditionKind
 from sar3d.vqvae.config import QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
@@ -20,7 +21,7 @@ def transformer(
     depth: int = 2,
     width: int = 32,
     heads: int = 2,
-    raster: int = 0,
+    sequential: int = 0,
 ) -> ARTransformer:
     """With weights that all matter, so that codes depend on prompt, place and what came before."""
     torch.manual_seed(0)
@@ -29,30 +30,32 @@ def transformer(
         depth=depth,
         width=width,
         heads=heads,
-        codes=CODES,
-        dim=DIM,
+        codebook_size=CODES,
+        code_dim=DIM,
         scales=tuple(scales),
-        condition_width=WIDTHS[0],
-        pooled_width=WIDTHS[1],
-        raster_scales=raster,
+        context_dim=WIDTHS[0],
+        pooled_dim=WIDTHS[1],
+        sequential_scales=sequential,
     )
     model = ARTransformer(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "log_temperature" not in name:
                 parameter.normal_(std=0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
-        model.position.normal_(std=2)
-        model.word.weight.normal_()
-        if model.raster is not None:
-            model.raster.position.normal_(std=2)
-            model.raster.word.weight.normal_()
-            model.raster.output.weight.mul_(3)
+        model.pos_embed.normal_(std=2)
+        model.token_in.weight.normal_()
+        if model.sequential is not None:
+            model.sequential.pos_embed.normal_(std=2)
+            model.sequential.token_in.weight.normal_()
+            model.sequential.output.weight.mul_(3)
     return model.requires_grad_(False)
 
 
 def quantizer(scales: Sequence[int] = SHORT) -> MultiScaleQuantizer:
     torch.manual_seed(1)
-    return MultiScaleQuantizer(QuantizerConfig(codes=CODES, dim=DIM, scales=tuple(scales))).requires_grad_(False)
+    return MultiScaleQuantizer(QuantizerConfig(codebook_size=CODES, code_dim=DIM, scales=tuple(scales))).requires_grad_(
+        False
+    )
 
 
 def prompts(count: int, seed: int = 2) -> Condition:

@@ -8,13 +8,14 @@ import torch
 from decoding_parts import CODES, FULL, SHORT, empty, prompts, quantizer, transformer
 from torch import Tensor
 
-from sar3d.ar import ARTransformer, Condition, preset
+from sar3d.ar import ARTransformer, preset
 from sar3d.ar.cache import KeyValueCache
-from sar3d.ar.draw import Noise, draw_plain, guidance_of
+from sar3d.ar.draw import SamplingNoise, draw_plain, guidance_of
 from sar3d.ar.generated import settled
-from sar3d.ar.likelihood import drawn
 from sar3d.ar.sampling import DECODINGS, DecodedScale, Decoder, Decoding, Generated, Precision, generate, generate_plain
+from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
+from sar3d.tasks.ar.likelihood import sequential_code_vectors
 from sar3d.vqvae.config import PLANES, QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 
@@ -48,7 +49,7 @@ def differing(fast: Tensor, plain: Tensor, logits: list[Tensor], seeds: list[int
     lengths = [part.shape[1] for part in logits]
     for i in (fast != plain).any(1).nonzero().flatten().tolist():
         found += 1
-        uniform = Noise([seeds[i]], sum(lengths)).uniform[0].split(lengths)
+        uniform = SamplingNoise([seeds[i]], sum(lengths)).uniform[0].split(lengths)
         parts = zip(fast[i].split(lengths), plain[i].split(lengths), logits, uniform, strict=True)
         ours, theirs, scores, numbers = next(part for part in parts if not torch.equal(part[0], part[1]))
         for place in (ours != theirs).nonzero().flatten().tolist():
@@ -58,13 +59,13 @@ def differing(fast: Tensor, plain: Tensor, logits: list[Tensor], seeds: list[int
     return found
 
 
-@pytest.mark.parametrize("raster", [0, 2])
-def test_fast_is_plain_for_100_prompts(raster: int) -> None:
+@pytest.mark.parametrize("sequential", [0, 2])
+def test_fast_is_plain_for_100_prompts(sequential: int) -> None:
     """Over all settings by name, both kinds of condition and several batch sizes."""
     settings = [*DECODINGS.values(), ALL, Decoding(guidance=0.0, top_k=30, top_p=0.9), Decoding(4.0, 50, 0.9, 0.7)]
     sizes, count, differ = [1, 2, 8, 14], 0, 0
     for kind in ("image", "text"):
-        model = transformer(kind, raster=raster)
+        model = transformer(kind, sequential=sequential)
         for i, decoding in enumerate(settings):
             size = sizes[(i + (kind == "text")) % len(sizes)]
             seeds = list(range(count, count + size))
@@ -85,18 +86,18 @@ def test_fast_is_plain_on_the_published_scales() -> None:
         assert len(fast.tokens.unique()) > CODES // 4
 
 
-@pytest.mark.parametrize("raster", [0, 1, 3])
+@pytest.mark.parametrize("sequential", [0, 1, 3])
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 @pytest.mark.parametrize("way", [generate, generate_plain])
-def test_greedy_decoding_is_the_teacher_forced_argmax(way, guidance: float, raster: int) -> None:
+def test_greedy_decoding_is_the_teacher_forced_argmax(way, guidance: float, sequential: int) -> None:
     """The transformer, given the codes that were generated, scores exactly these highest."""
-    model, codebook, condition = transformer(raster=raster), quantizer(), prompts(6)
+    model, codebook, condition = transformer(sequential=sequential), quantizer(), prompts(6)
     decoding = Decoding(guidance=guidance, top_k=1)
     tokens = way(model, codebook, condition, empty(), [0] * 6, decoding, precision="fp32").tokens
     inputs = codebook.next_inputs(unpack(tokens, SHORT))
-    known = drawn(codebook, tokens, model.config)
-    logits = model(inputs, condition, drawn=known).split(model.config.lengths, 1)
-    without = model(inputs, empty().expand(6), drawn=known).split(model.config.lengths, 1)
+    known = sequential_code_vectors(codebook, tokens, model.config)
+    logits = model(inputs, condition, code_vectors=known).split(model.config.lengths, 1)
+    without = model(inputs, empty().expand(6), code_vectors=known).split(model.config.lengths, 1)
     strength = [guidance_of(decoding, scale, len(SHORT)) for scale in range(len(SHORT))]
     guided = torch.cat([(1 + t) * a - t * b for t, a, b in zip(strength, logits, without, strict=True)], 1)
     highest, second = guided.topk(2).values.unbind(-1)
@@ -137,13 +138,15 @@ def test_seed_prompt_and_guidance_each_matter() -> None:
 
 def test_tokens_in_turn_depend_on_those_before_them_and_leave_the_others_alone() -> None:
     """Of two samples that differ in the random number of one token, no token before it differs."""
-    model, codebook = transformer(raster=2), quantizer()
-    uniform = Noise([1], model.config.tokens).uniform
+    model, codebook = transformer(sequential=2), quantizer()
+    uniform = SamplingNoise([1], model.config.tokens).uniform
     run = partial(generate, model, codebook, prompts(1), empty(), [1], ALL, precision="fp32")
     made, place = run().tokens[0], 7
     changed = torch.where(torch.arange(model.config.tokens) == place, (uniform + 0.5) % 1, uniform)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Noise, "__init__", lambda self, seeds, tokens, device: self.__dict__.update(uniform=changed))
+        patch.setattr(
+            SamplingNoise, "__init__", lambda self, seeds, tokens, device: self.__dict__.update(uniform=changed)
+        )
         other = run().tokens[0]
     assert torch.equal(made[:place], other[:place])
     assert made[place] != other[place]
@@ -166,15 +169,15 @@ def test_what_comes_back_is_of_the_codes() -> None:
     torch.testing.assert_close(made.f_hat, codebook.f_hat(unpack(made.tokens, SHORT)))
 
 
-@pytest.mark.parametrize("raster", [0, 2])
+@pytest.mark.parametrize("sequential", [0, 2])
 @pytest.mark.parametrize("way", [generate, generate_plain])
-def test_every_scale_is_reported(way, raster: int) -> None:
+def test_every_scale_is_reported(way, sequential: int) -> None:
     codebook, seen = quantizer(), []
 
     def note(done: DecodedScale) -> None:
         seen.append((done.scale, done.tokens, done.f_hat.clone(), done.logits()))
 
-    model = transformer(raster=raster)
+    model = transformer(sequential=sequential)
     made = way(model, codebook, prompts(2), empty(), [1, 2], DECODINGS["greedy"], precision="fp32", on_scale=note)
     assert [scale for scale, *_ in seen] == [0, 1, 2, 3]
     assert torch.equal(torch.cat([tokens for _, tokens, _, _ in seen], 1), made.tokens)
@@ -186,9 +189,9 @@ def test_every_scale_is_reported(way, raster: int) -> None:
 class TestSmooth:
     SMOOTH = dataclasses.replace(DECODINGS["preview"], smooth=True)
 
-    @pytest.mark.parametrize("raster", [0, 2])
-    def test_fast_is_plain(self, raster: int) -> None:
-        fast, plain, _ = both(transformer(raster=raster), prompts(5), [1, 2, 3, 4, 5], self.SMOOTH)
+    @pytest.mark.parametrize("sequential", [0, 2])
+    def test_fast_is_plain(self, sequential: int) -> None:
+        fast, plain, _ = both(transformer(sequential=sequential), prompts(5), [1, 2, 3, 4, 5], self.SMOOTH)
         assert (fast.tokens == plain.tokens).float().mean() > 0.99
         torch.testing.assert_close(fast.f_hat, plain.f_hat, atol=2e-3, rtol=1e-3)
 
@@ -244,7 +247,7 @@ class TestDecoder:
 
     def compiled_and_eager(self, precision: Precision) -> tuple[Tensor, Tensor]:
         scales = (1, 2, 3)
-        model, codebook, condition = transformer(scales=scales, depth=1, raster=2), quantizer(scales), prompts(2)
+        model, codebook, condition = transformer(scales=scales, depth=1, sequential=2), quantizer(scales), prompts(2)
         decoder = Decoder(model, codebook, precision=precision, compile=True)
         eager = generate(model, codebook, condition, empty(), [1, 2], ALL, precision=precision)
         first, second = (decoder.generate(condition, empty(), [1, 2], ALL).tokens for _ in range(2))
@@ -286,14 +289,14 @@ class TestBf16:
         decoder.generate(prompts(1), empty(), [0], DECODINGS["greedy"])
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         half = {name for name, p in decoder.weights.named_parameters() if p.dtype == torch.bfloat16}
-        assert {"blocks.0.self_attention.qkv.weight", "blocks.1.mlp.2.weight", "head.linear.weight"} <= half
-        assert not any("modulation" in name or "temperature" in name or name.startswith("word") for name in half)
-        assert decoder.weights.position is model.position
+        assert {"blocks.0.self_attn.qkv.weight", "blocks.1.mlp.2.weight", "head.linear.weight"} <= half
+        assert not any("modulation" in name or "temperature" in name or name.startswith("token_in") for name in half)
+        assert decoder.weights.pos_embed is model.pos_embed
 
     def test_auto_is_bf16_on_a_cpu_for_wide_models_and_with_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.device("meta"):
             wide = transformer(width=1024, heads=16)
-        wide.start = torch.nn.Parameter(torch.zeros(1024))
+        wide.start_embed = torch.nn.Parameter(torch.zeros(1024))
         for tiles in (True, False):
             monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
             assert settled("auto", wide) == (torch.bfloat16 if tiles else torch.float32)
@@ -303,7 +306,7 @@ class TestBf16:
 
 @pytest.mark.parametrize("name", ["d16", "d24", "d30"])
 def test_cached_keys_take_less_than_70_percent_of_the_concatenated(name: str) -> None:
-    config = preset(name, "image", codes=16384, dim=8, scales=FULL, condition_width=1024, pooled_width=1024)
+    config = preset(name, "image", codebook_size=16384, code_dim=8, scales=FULL, context_dim=1024, pooled_dim=1024)
     cache = KeyValueCache(config, 2, torch.float32, torch.device("meta"))
     concatenated = 2 * 2 * 4 * config.tokens * config.width * config.depth
     assert cache.bytes < 0.7 * concatenated
@@ -338,7 +341,7 @@ class TestRefused:
         self.refused("5 tokens and the empty one 6", empty=longer)
 
     def test_another_vqvae(self) -> None:
-        self.refused("its own VQVAE", quantizer=MultiScaleQuantizer(QuantizerConfig(codes=50, scales=SHORT)))
+        self.refused("its own VQVAE", quantizer=MultiScaleQuantizer(QuantizerConfig(codebook_size=50, scales=SHORT)))
         self.refused("its own VQVAE", quantizer=quantizer((1, 2, 3, 4)))
 
     def test_precision(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 
 def test_quick_benchmark_shows_equal_tokens_and_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    result = bench_decode.main(["--quick", "--threads", "1", "--raster", "2"])
+    result = bench_decode.main(["--quick", "--threads", "1", "--sequential", "2"])
     assert result["equal_fp32_1"] > 0.99
     assert result["cache_ratio_fp32_1"] < 1
     assert result["memory_ratio_fp32_1"] > 0

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sar3d.ar import ARTransformer, Condition
+from sar3d.ar import ARTransformer
 from sar3d.ar.draw import draw, guidance_of
 from sar3d.ar.sampling import DECODINGS, Generated, generate, generate_plain
+from sar3d.conditions.condition import Condition
 from sar3d.vqvae.config import QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, unpack
 
@@ -31,7 +32,7 @@ def model(shared: Path) -> ARTransformer:
 def quantizer(shared: Path) -> MultiScaleQuantizer:
     weights = load_file(shared / "goldens" / "tiny_vqvae.safetensors")
     prefix = "decoder.superresolution.quantize."
-    made = MultiScaleQuantizer(QuantizerConfig(codes=512, rule="published")).requires_grad_(False)
+    made = MultiScaleQuantizer(QuantizerConfig(codebook_size=512, rule="published")).requires_grad_(False)
     made.codebook.copy_(weights[f"{prefix}embedding.weight"])
     for i, phi in enumerate(made.phi):
         phi.load_state_dict({k: weights[f"{prefix}quant_resi.qresi_ls.{i}.{k}"] for k in ("weight", "bias")})
@@ -77,7 +78,7 @@ def test_recorded_samples_are_among_the_kept_codes(model, quantizer, golden, con
         t = guidance_of(decoding, scale, scales)
         guided = ((1 + t) * ours - t * nothing).flatten(0, 1)
         _, candidates = draw(guided, torch.zeros(len(guided), dtype=torch.float64), decoding)
-        among = ((candidates.codes == drawn.flatten()[:, None]) & candidates.kept).any(-1)
+        among = ((candidates.tokens == drawn.flatten()[:, None]) & candidates.kept).any(-1)
         assert among.float().mean() > 0.999
         assert candidates.kept.sum(-1).float().mean() < decoding.top_k
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
 from sar3d.ar.draw import (
-    Noise,
+    SamplingNoise,
     draw,
     draw_plain,
     guidance_of,
@@ -44,9 +44,9 @@ class TestKept:
     def test_more_than_all_codes_keeps_all(self, way) -> None:
         assert kept_codes(way, logs(0.1, 0.4, 0.2, 0.3), Decoding(top_k=99, top_p=1)) == [1, 3, 2, 0]
 
-    @pytest.mark.parametrize(("top_p", "codes"), [(0.39, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 3, 2])])
-    def test_top_p_keeps_the_fewest_that_reach_it(self, way, top_p: float, codes: list[int]) -> None:
-        assert kept_codes(way, logs(0.1, 0.4, 0.2, 0.3), Decoding(top_k=0, top_p=top_p)) == codes
+    @pytest.mark.parametrize(("top_p", "tokens"), [(0.39, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 3, 2])])
+    def test_top_p_keeps_the_fewest_that_reach_it(self, way, top_p: float, tokens: list[int]) -> None:
+        assert kept_codes(way, logs(0.1, 0.4, 0.2, 0.3), Decoding(top_k=0, top_p=top_p)) == tokens
 
     def test_top_p_counts_within_the_top_k(self, way) -> None:
         # Within the two most probable the first has 4/7 = 0.57.
@@ -78,7 +78,7 @@ def test_the_ends_of_the_unit_interval_give_kept_codes(way) -> None:
     logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
     for edge in (0.0, 1 - 2**-53):
         drawn, candidates = way(logits, torch.full((50,), edge, dtype=torch.float64), Decoding(top_k=7, top_p=0.6))
-        among = (candidates.codes == drawn[:, None]) & candidates.kept
+        among = (candidates.tokens == drawn[:, None]) & candidates.kept
         assert among.any(-1).all()
 
 
@@ -97,7 +97,7 @@ def test_fast_is_plain(settings: Decoding, levels: float | None) -> None:
     plain, plain_candidates = draw_plain(logits, uniform, settings)
     fast, fast_candidates = draw(logits, uniform, settings)
     assert torch.equal(fast, plain)
-    assert torch.equal(fast_candidates.codes, plain_candidates.codes)
+    assert torch.equal(fast_candidates.tokens, plain_candidates.tokens)
     assert torch.equal(fast_candidates.kept, plain_candidates.kept)
 
 
@@ -105,17 +105,17 @@ def test_the_keys_used_on_a_gpu_order_as_a_stable_sort() -> None:
     from sar3d.ar.draw import _keys
 
     logits = torch.tensor([[0.0, -0.0, 1.5, -math.inf, 1.5, -2.0, -1e-40, 3e38, -2.0]])
-    codes = _keys(logits).topk(9).indices
-    assert torch.equal(codes, logits.sort(dim=-1, descending=True, stable=True).indices)
+    tokens = _keys(logits).topk(9).indices
+    assert torch.equal(tokens, logits.sort(dim=-1, descending=True, stable=True).indices)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 31, 32, 40])
 def test_most_probable_is_the_head_of_a_stable_sort(k: int) -> None:
     logits = torch.randint(0, 6, (200, 32), generator=torch.Generator().manual_seed(k)).float()
-    codes, ordered = most_probable(logits, k)
+    tokens, ordered = most_probable(logits, k)
     wanted, order = logits.sort(dim=-1, descending=True, stable=True)
     assert torch.equal(ordered, wanted[:, :k])
-    assert torch.equal(codes, order[:, :k])
+    assert torch.equal(tokens, order[:, :k])
 
 
 def test_guidance_grows_from_nothing_to_its_strength() -> None:
@@ -128,7 +128,7 @@ def test_guidance_grows_from_nothing_to_its_strength() -> None:
 
 class TestNoise:
     def test_is_a_samples_own(self) -> None:
-        together, alone = Noise([3, 7, 3], 20), Noise([7], 20)
+        together, alone = SamplingNoise([3, 7, 3], 20), SamplingNoise([7], 20)
         assert torch.equal(together.uniform[1], alone.uniform[0])
         assert torch.equal(together.uniform[0], together.uniform[2])
         assert not torch.equal(together.uniform[0], together.uniform[1])
@@ -136,7 +136,7 @@ class TestNoise:
         assert torch.equal(together.gumbel(6, 5)[1], alone.gumbel(6, 5)[0])
 
     def test_gumbel_noise_has_its_distribution(self) -> None:
-        noise = Noise([0], 1).gumbel(200, 500)
+        noise = SamplingNoise([0], 1).gumbel(200, 500)
         assert abs(noise.mean() - 0.5772) < 0.02
         assert abs(noise.var() - math.pi**2 / 6) < 0.05
 
@@ -148,18 +148,18 @@ class TestMix:
         return mix(candidates, noise, torch.eye(4), ratio)
 
     def test_only_kept_codes_take_part_and_their_weights_sum_to_one(self) -> None:
-        vectors, chosen = self.mixed(0.0, Noise([0], 1).gumbel(1000, 3)[0])
+        vectors, chosen = self.mixed(0.0, SamplingNoise([0], 1).gumbel(1000, 3)[0])
         torch.testing.assert_close(vectors.sum(-1), torch.ones(1000))
         assert (vectors[:, [0, 2]] == 0).all()
         assert torch.equal(chosen, vectors.argmax(-1))
         assert set(chosen.tolist()) == {1, 3}
 
     def test_the_greatest_weights_follow_the_distribution(self) -> None:
-        _, chosen = self.mixed(0.0, Noise([1], 1).gumbel(20_000, 3)[0])
+        _, chosen = self.mixed(0.0, SamplingNoise([1], 1).gumbel(20_000, 3)[0])
         assert abs((chosen == 1).float().mean() - 4 / 7) < 0.015
 
     def test_the_finest_scale_is_nearly_hard(self) -> None:
-        noise = Noise([2], 1).gumbel(1000, 3)[0]
+        noise = SamplingNoise([2], 1).gumbel(1000, 3)[0]
         assert smooth_temperature(1.0) == pytest.approx(0.0135)
         assert smooth_temperature(0.0) == 0.27
         hard, soft = (self.mixed(ratio, noise)[0].amax(-1).mean() for ratio in (1.0, 0.0))

@@ -10,15 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sar3d.ar import ARConfig, ARTransformer, Condition, preset
-from sar3d.ar.attention import AttentionKind, best_attention, full_attention, level_attention
-from sar3d.ar.blocks import Block, modulated
+from sar3d.ar import ARConfig, ARTransformer, preset
+from sar3d.ar.attention import AttentionKind, best_attention, full_attention, scale_causal_attention
+from sar3d.ar.blocks import Block, modulate
 from sar3d.ar.config import from_dict, to_dict
-from sar3d.ar.flops import forward_flops, peak_flops, training_flops
+from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
+from sar3d.tasks.ar.flops import forward_flops, peak_flops, training_flops
 
 MICRO = ARConfig(
-    depth=3, width=24, heads=3, codes=20, dim=4, scales=(1, 2, 3, 5), condition_width=7, pooled_width=5, mlp_ratio=2
+    depth=3,
+    width=24,
+    heads=3,
+    codebook_size=20,
+    code_dim=4,
+    scales=(1, 2, 3, 5),
+    context_dim=7,
+    pooled_dim=5,
+    mlp_ratio=2,
 )
 
 
@@ -39,8 +48,8 @@ def model() -> ARTransformer:
 
 def inputs(config: ARConfig = MICRO, batch: int = 2) -> tuple[Tensor, Condition]:
     torch.manual_seed(1)
-    words = torch.randn(batch, config.tokens - 3, config.dim)
-    return words, Condition(torch.randn(batch, 6, config.condition_width), torch.randn(batch, config.pooled_width))
+    words = torch.randn(batch, config.tokens - 3, config.code_dim)
+    return words, Condition(torch.randn(batch, 6, config.context_dim), torch.randn(batch, config.pooled_dim))
 
 
 def gradients(model: ARTransformer, kind: AttentionKind | None, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,7 +99,7 @@ def test_flex_trains_on_a_gpu() -> None:
         model.zero_grad()
         logits = model(words.cuda(), condition.to("cuda"))
         logits.square().mean().backward()
-        found[kind] = logits.detach(), model.blocks[0].self_attention.qkv.weight.grad.clone()
+        found[kind] = logits.detach(), model.blocks[0].self_attn.qkv.weight.grad.clone()
     for kind in ("flex", "scales"):
         for one, other in zip(found[kind], found["dense"], strict=True):
             torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
@@ -99,7 +108,7 @@ def test_flex_trains_on_a_gpu() -> None:
 def test_the_cpu_attends_scale_by_scale() -> None:
     assert best_attention(torch.device("cpu")) == "scales"
     with pytest.raises(UserError, match="no attention sparse: choose one of dense, flex, scales"):
-        level_attention("sparse", (3, 15), torch.device("cpu"))  # type: ignore[arg-type]
+        scale_causal_attention("sparse", (3, 15), torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_products_in_bf16_agree_with_the_fused_kernel_in_value_and_gradient() -> None:
@@ -151,23 +160,23 @@ def test_a_token_sees_its_scale_and_the_coarser_ones(model: ARTransformer, kind:
 @torch.no_grad()
 def test_tokens_know_their_place_scale_and_plane(model: ARTransformer) -> None:
     """With the same inputs everywhere and one table at a time, embedded tokens differ by what that table tells."""
-    words = torch.zeros(1, MICRO.lengths[2], MICRO.dim)
-    tables = ("position", "level", "plane")
+    words = torch.zeros(1, MICRO.lengths[2], MICRO.code_dim)
+    tables = ("pos_embed", "scale_embed", "plane_embed")
     for kept in tables:
         lone = transformer()
         for name in set(tables) - {kept}:
             getattr(lone, name).zero_()
         embedded = [lone.embed(words[:, : MICRO.lengths[s]], s)[0] for s in (1, 2)]
-        if kept == "position":
+        if kept == "pos_embed":
             assert len(torch.cat(embedded).unique(dim=0)) == 12 + 27
-        elif kept == "level":
+        elif kept == "scale_embed":
             assert [len(e.unique(dim=0)) for e in embedded] == [1, 1]
-            torch.testing.assert_close(embedded[1][0] - embedded[0][0], lone.level[2] - lone.level[1])
+            torch.testing.assert_close(embedded[1][0] - embedded[0][0], lone.scale_embed[2] - lone.scale_embed[1])
         else:
             for tokens, length in zip(embedded, (4, 9), strict=True):
                 parts = tokens.split(length)
                 assert all(len(part.unique(dim=0)) == 1 for part in parts)
-                torch.testing.assert_close(parts[2][0] - parts[0][0], lone.plane[2] - lone.plane[0])
+                torch.testing.assert_close(parts[2][0] - parts[0][0], lone.plane_embed[2] - lone.plane_embed[0])
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -177,16 +186,16 @@ def test_order_of_the_branches(kind: str) -> None:
     block = transformer(config).blocks[0]
     assert isinstance(block, Block)
     x, cond, tokens = torch.randn(2, 15, 24), torch.randn(2, 24), torch.randn(2, 6, 7)
-    attend = level_attention("dense", (3, 15), x.device)
+    attend = scale_causal_attention("dense", (3, 15), x.device)
     out = block(x, cond, tokens, attend)
-    gate1, gate2, scale1, scale2, shift1, shift2 = block.modulation(cond).unbind(1)
-    context = block.cross_attention.keys_values(tokens)
+    attn, mlp = block.modulations(cond)
+    context = block.cross_attn.keys_values(tokens)
     if kind == "image":
-        x = x + block.cross_attention(block.cross_norm(x), context)
-    x = x + gate1 * block.self_attention(modulated(x, scale1, shift1), attend)
+        x = x + block.cross_attn(block.cross_norm(x), context)
+    x = x + attn.gate * block.self_attn(modulate(x, attn.shift, attn.scale), attend)
     if kind == "text":
-        x = x + block.cross_attention(block.cross_norm(x), context)
-    x = x + gate2 * block.mlp(modulated(x, scale2, shift2))
+        x = x + block.cross_attn(block.cross_norm(x), context)
+    x = x + mlp.gate * block.mlp(modulate(x, mlp.shift, mlp.scale))
     torch.testing.assert_close(out, x, atol=1e-4, rtol=1e-5)
 
 
@@ -194,9 +203,8 @@ def test_order_of_the_branches(kind: str) -> None:
 def test_decoding_scale_by_scale_with_kept_keys_is_the_forward_pass(model: ARTransformer) -> None:
     words, condition = inputs()
     cond = model.condition_vector(condition)
-    modulations = [block.modulation(cond) for block in model.blocks]
-    contexts = [block.cross_attention.keys_values(condition.tokens) for block in model.blocks]
-    final = model.head.modulation(cond)
+    modulations = [block.modulations(cond) for block in model.blocks]
+    contexts = [block.cross_attn.keys_values(condition.tokens) for block in model.blocks]
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.blocks]
     found = []
     for scale, (begin, end) in enumerate(zip(MICRO.begins, MICRO.ends, strict=True)):
@@ -209,7 +217,7 @@ def test_decoding_scale_by_scale_with_kept_keys_is_the_forward_pass(model: ARTra
                 return full_attention(q, keys, values)
 
             x = block.transform(x, modulations[i], contexts[i], attend)
-        found.append(model.head.transform(x, final))
+        found.append(model.head(x, cond))
     torch.testing.assert_close(torch.cat(found, 1), model(words, condition), atol=1e-4, rtol=1e-5)
 
 
@@ -217,18 +225,18 @@ def test_decoding_scale_by_scale_with_kept_keys_is_the_forward_pass(model: ARTra
 def test_the_temperature_is_bounded(model: ARTransformer) -> None:
     words, condition = inputs()
     for block in model.blocks:
-        block.self_attention.log_temperature.fill_(torch.log(torch.tensor(100.0)))
+        block.self_attn.log_temperature.fill_(torch.log(torch.tensor(100.0)))
     before = model(words, condition)
     for block in model.blocks:
-        block.self_attention.log_temperature.fill_(9.0)
+        block.self_attn.log_temperature.fill_(9.0)
     assert torch.equal(model(words, condition), before)
 
 
 def test_queries_and_keys_of_zero_length_have_a_gradient() -> None:
     model = transformer()
     for block in model.blocks:
-        torch.nn.init.zeros_(block.self_attention.qkv.weight)
-        torch.nn.init.zeros_(block.self_attention.q_bias)
+        torch.nn.init.zeros_(block.self_attn.qkv.weight)
+        torch.nn.init.zeros_(block.self_attn.q_bias)
     _, found = gradients(model, None)
     assert all(g.isfinite().all() for g in found.values())
 
@@ -256,8 +264,8 @@ def test_drop_path(model: ARTransformer) -> None:
 def test_drop_path_keeps_the_mean_of_a_branch() -> None:
     block = transformer().blocks[1]
     x, cond, tokens = torch.randn(1, 3, 24), torch.randn(1, 24), torch.randn(1, 6, 7)
-    attend = level_attention("dense", (3,), x.device)
-    for part in (block.cross_attention.proj, block.mlp[2]):  # one branch alone
+    attend = scale_causal_attention("dense", (3,), x.device)
+    for part in (block.cross_attn.proj, block.mlp[2]):  # one branch alone
         torch.nn.init.zeros_(part.weight)
         torch.nn.init.zeros_(part.bias)
     kept = block(x, cond, tokens, attend, torch.full((1, 3), 1 / 0.75)) - x
@@ -279,9 +287,9 @@ def test_bf16_keeps_embeddings_modulation_stream_and_logits_in_float32(model: AR
     seen: dict[str, torch.dtype] = {}
     block = model.blocks[1]
     block.register_forward_pre_hook(lambda _, args: seen.update(stream=args[0].dtype, cond=args[1].dtype))
-    block.modulation.register_forward_hook(lambda _, args, out: seen.update(modulation=out.dtype))
+    block.modulation.register_forward_hook(lambda _, args, out: seen.update(modulation=out[0].dtype))
     block.mlp.register_forward_hook(lambda _, args, out: seen.update(mlp=out.dtype))
-    block.self_attention.proj.register_forward_pre_hook(lambda _, args: seen.update(attention=args[0].dtype))
+    block.self_attn.proj.register_forward_pre_hook(lambda _, args: seen.update(attention=args[0].dtype))
     exact = model(words, condition)
     half = Condition(condition.tokens.half(), condition.pooled.half())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -299,7 +307,7 @@ def test_bf16_keeps_embeddings_modulation_stream_and_logits_in_float32(model: AR
 
 
 def test_the_start(model: ARTransformer) -> None:
-    config = dataclasses.replace(MICRO, width=192, heads=4, codes=500)
+    config = dataclasses.replace(MICRO, width=192, heads=4, codebook_size=500)
     torch.manual_seed(3)
     one, state = ARTransformer(config), torch.get_rng_state()
     torch.manual_seed(3)
@@ -309,14 +317,14 @@ def test_the_start(model: ARTransformer) -> None:
     deviation = (1 / 192 / 3) ** 0.5
     block = one.blocks[0]
     for weight, factor in (
-        (block.self_attention.qkv.weight, 1),
-        (block.self_attention.proj.weight, 6**-0.5),
+        (block.self_attn.qkv.weight, 1),
+        (block.self_attn.proj.weight, 6**-0.5),
         (block.mlp[2].weight, 6**-0.5),
-        (block.cross_attention.proj.weight, 1),
+        (block.cross_attn.proj.weight, 1),
         (block.modulation.linear.weight[: 2 * 192], 1e-4),
         (block.modulation.linear.weight[2 * 192 :], 0.5),
         (one.head.linear.weight, 0.02),
-        (one.position, 1),
+        (one.pos_embed, 1),
     ):
         assert abs(weight.std() / (factor * deviation) - 1) < 0.1
     words, condition = inputs(config)
@@ -324,9 +332,11 @@ def test_the_start(model: ARTransformer) -> None:
         logits = one(words, condition)
         loss = F.cross_entropy(logits.flatten(0, 1), torch.randint(500, (2 * 117,)))
     assert abs(loss - torch.tensor(500.0).log()) < 0.01
-    gates = ARTransformer(dataclasses.replace(config, gate_init=0.3)).blocks[0].modulation(torch.zeros(1, 192))
-    assert torch.equal(gates[0, :2], torch.full((2, 1, 192), 0.3))
-    assert not gates[0, 2:].any()
+    block = ARTransformer(dataclasses.replace(config, gate_init=0.3)).blocks[0]
+    for shift, scale, gate in block.modulations(torch.zeros(1, 192)):
+        assert torch.equal(gate, torch.full((1, 1, 192), 0.3))
+        assert not shift.any()
+        assert not scale.any()
 
 
 @pytest.mark.parametrize(
@@ -339,7 +349,7 @@ def test_the_start(model: ARTransformer) -> None:
 )
 def test_parameters_of_the_presets(name: str, kind: Any, width: int, count: int) -> None:
     scales = ARConfig().scales
-    config = preset(name, kind, codes=16384, dim=8, scales=scales, condition_width=width, pooled_width=width)
+    config = preset(name, kind, codebook_size=16384, code_dim=8, scales=scales, context_dim=width, pooled_dim=width)
     with torch.device("meta"):
         model = ARTransformer(config)
     assert sum(p.numel() for p in model.parameters()) == count
@@ -367,9 +377,9 @@ def test_parameters_grow_with_depth_by_one_rule() -> None:
         ({"depth": 0}, "depth is 0: choose a positive number"),
         ({"scales": ()}, r"cannot have the scales \[\]"),
         ({"drop_path": 1.0}, "drop_path is 1.0: it is a rate"),
-        ({"raster_scales": 5}, "raster_scales is 5: it is 0 or a number of its 4 scales"),
-        ({"raster_scales": -1}, "raster_scales is -1"),
-        ({"colour": 1}, "wrong at colour"),
+        ({"sequential_scales": 5}, "sequential_scales is 5: it is 0 or a number of its 4 scales"),
+        ({"sequential_scales": -1}, "sequential_scales is -1"),
+        ({"color": 1}, "wrong at color"),
         ({"condition": "sound"}, "wrong at condition"),
     ],
 )
@@ -382,7 +392,7 @@ def test_configurations_that_are_none(change: dict[str, Any], sentence: str) -> 
 def test_the_configuration_comes_back_and_needs_no_torch() -> None:
     assert from_dict(to_dict(MICRO)) == MICRO
     with pytest.raises(UserError, match="no preset d17 of the transformer: choose one of tiny, d16, d24, d30"):
-        preset("d17", "text", codes=1, dim=1, scales=(1,), condition_width=1, pooled_width=1)
+        preset("d17", "text", codebook_size=1, code_dim=1, scales=(1,), context_dim=1, pooled_dim=1)
     loaded = "import sys, sar3d.ar.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
@@ -417,15 +427,15 @@ def test_conditions_are_joined_chosen_and_repeated() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("raster", [0, 2])
-def test_flops_are_those_that_a_counter_counts(raster: int) -> None:
+@pytest.mark.parametrize("sequential", [0, 2])
+def test_flops_are_those_that_a_counter_counts(sequential: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = dataclasses.replace(MICRO, raster_scales=raster)
+    config = dataclasses.replace(MICRO, sequential_scales=sequential)
     model, (words, condition) = transformer(config), inputs(batch=1)
     model.attention = "scales"
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        model(words, condition, drawn=torch.randn(1, 15, 4))
+        model(words, condition, code_vectors=torch.randn(1, 15, 4))
     assert forward_flops(config, 6) == counter.get_total_flops()
     assert training_flops(config, 6) == 3 * forward_flops(config, 6)
 

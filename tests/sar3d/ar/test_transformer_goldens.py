@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sar3d.ar import ARTransformer, Condition
-from sar3d.ar.attention import level_attention
-from sar3d.ar.blocks import modulated
+from sar3d.ar import ARTransformer
+from sar3d.ar.attention import scale_causal_attention
+from sar3d.ar.blocks import modulate
+from sar3d.conditions.condition import Condition
 from sar3d.hub import convert_published
 from sar3d.vqvae.quantizer import unpack
 
@@ -47,15 +48,15 @@ def test_teacher_forced_logits_and_losses(
 
 def test_parts_of_a_block(model: ARTransformer, golden: dict[str, Tensor], condition: Condition) -> None:
     x, cond, block = golden["blk_x"], golden["blk_cond"], model.blocks[0]
-    attend = level_attention("dense", model.config.ends[:2], x.device)
-    context = block.cross_attention.keys_values(condition.tokens)
-    scale, shift = model.head.modulation(cond).unbind(1)
+    attend = scale_causal_attention("dense", model.config.ends[:2], x.device)
+    context = block.cross_attn.keys_values(condition.tokens)
+    scale, shift = model.head.modulation(cond)
     for name, found in {
-        "blk_self_attn": block.self_attention(x, attend),
-        "blk_cross_attn": block.cross_attention(x, context),
+        "blk_self_attn": block.self_attn(x, attend),
+        "blk_cross_attn": block.cross_attn(x, context),
         "blk_rms": block.cross_norm(x),
         "blk_out": block(x, cond, condition.tokens, attend),
-        "head_nm": modulated(x, scale, shift),
+        "head_nm": modulate(x, shift, scale),
     }.items():
         torch.testing.assert_close(found, golden[name], atol=2e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 

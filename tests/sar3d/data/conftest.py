@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sar3d.data.views import EncodedView, Row, encode_view, make_rows, views_schema
-from sar3d.rig import RigConfig, cameras
+from sar3d.camera_layout import CameraLayoutConfig, cameras
+from sar3d.data.formats.rows import Row
+from sar3d.data.formats.views import EncodedView, encode_view, make_rows, views_schema
 
 SIZE = 16
 WriteViews = Callable[..., list[str]]
@@ -33,10 +34,10 @@ def pictures(size: int) -> list[EncodedView]:
     return made
 
 
-def object_rows(uid: str, size: int = SIZE, **rig: Any) -> list[Row]:
+def object_rows(uid: str, size: int = SIZE, **layout: Any) -> list[Row]:
     """The rows of one made-up object."""
     digest = hashlib.sha256(f"content {uid}".encode()).hexdigest()
-    cams = cameras(RigConfig(radius=1.7, **rig), uid, np.zeros((1, 3)))
+    cams = cameras(CameraLayoutConfig(radius=1.7, **layout), uid, np.zeros((1, 3)))
     pool, first = pictures(size), int(digest[:8], 16)
     encoded = {view: pool[(first + view) % len(pool)] for view in cams.view_ids}
     return make_rows(uid, digest, cams, encoded, np.eye(4))
@@ -46,13 +47,13 @@ def object_rows(uid: str, size: int = SIZE, **rig: Any) -> list[Row]:
 def write_views(tmp_path_factory: pytest.TempPathFactory) -> WriteViews:
     """Writes views of `objects` objects into `files` files with row groups of `group_rows` rows."""
 
-    def write(objects: int, files: int = 1, group_rows: int = 8, size: int = SIZE, **rig: Any) -> list[str]:
+    def write(objects: int, files: int = 1, group_rows: int = 8, size: int = SIZE, **layout: Any) -> list[str]:
         folder = tmp_path_factory.mktemp("views")
         schema = views_schema(size)
         made = []
         for part in range(files):
             numbers = range(part * objects // files, (part + 1) * objects // files)
-            rows = [row for n in numbers for row in object_rows(f"object{n:03}", size, **rig)]
+            rows = [row for n in numbers for row in object_rows(f"object{n:03}", size, **layout)]
             path = Path(folder, f"part-{part:05}.parquet")
             with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
                 for first in range(0, len(rows), group_rows):

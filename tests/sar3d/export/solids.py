@@ -1,4 +1,4 @@
-"""Fields whose surface and colour are known by formula."""
+"""Fields whose surface and color are known by formula."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Distance = Callable[[Tensor], Tensor]
 
 
 def by_direction(points: Tensor) -> Tensor:
-    """Colours that do not change along the normals of a ball around the origin."""
+    """Colors that do not change along the normals of a ball around the origin."""
     unit = F.normalize(points, dim=-1)
     return 0.5 + 0.3 * torch.sin(2 * unit + unit.new_tensor([0.0, 1.0, 2.0]))
 
@@ -24,7 +24,7 @@ class Solid:
 
     distance: Distance
     """Signed, negative inside, of points (..., 3)."""
-    colour: Distance = by_direction
+    color: Distance = by_direction
     steepness: float = 400.0
     greatest: float = 20.0
     asked: int = 0
@@ -37,7 +37,7 @@ class Solid:
         self.asked += points.shape[1]
         inside = (points.abs() <= self.side / 2).all(-1, keepdim=True)
         raw = (-self.steepness * self.distance(points)).clamp(-self.greatest, self.greatest)[..., None]
-        return FieldSample(rgb=self.colour(points) * inside, raw=raw.masked_fill(~inside, EMPTY))
+        return FieldSample(rgb=self.color(points) * inside, raw=raw.masked_fill(~inside, EMPTY))
 
     def density(self, raw: Tensor) -> Tensor:
         return 20 * F.softplus(raw - 1)
@@ -48,8 +48,8 @@ class Solid:
         return float(self.density(torch.zeros(())))
 
 
-def ball(radius: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Distance:
-    return lambda points: (points - points.new_tensor(centre)).norm(dim=-1) - radius
+def ball(radius: float, center: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Distance:
+    return lambda points: (points - points.new_tensor(center)).norm(dim=-1) - radius
 
 
 def torus(radius: float, tube: float) -> Distance:

@@ -10,7 +10,7 @@ from solids import Solid, ball, rod, torus, union
 from validator import issues
 
 from sar3d.export.files import glb_bytes, write_glb, write_ply
-from sar3d.export.mesh import Mesh, extract_mesh, vertex_colours
+from sar3d.export.mesh import Mesh, extract_mesh, vertex_colors
 from sar3d.export.texture import Unwrapped, bake, unwrap
 from sar3d.export.turntable import FOV, render_views, turntable_poses
 from sar3d.geometry import intrinsics
@@ -95,13 +95,13 @@ def test_meshes_of_many_vertices_have_wide_indices(tmp_path):
     assert np.array_equal(opened.faces, large.faces)
 
 
-def test_the_ply_has_colours_and_normals(mesh, tmp_path):
-    colours = vertex_colours(SOLID, mesh)
-    write_ply(tmp_path / "object.ply", mesh, colours)
+def test_the_ply_has_colors_and_normals(mesh, tmp_path):
+    colors = vertex_colors(SOLID, mesh)
+    write_ply(tmp_path / "object.ply", mesh, colors)
     opened = trimesh.load(tmp_path / "object.ply", process=False)
     assert opened.volume > 0
     assert np.array_equal(opened.vertices.astype(np.float32), mesh.vertices)
     assert np.array_equal(opened.faces, mesh.faces)
-    assert np.array_equal(opened.visual.vertex_colors[:, :3], colours)
+    assert np.array_equal(opened.visual.vertex_colors[:, :3], colors)
     given = opened.metadata["_ply_raw"]["vertex"]["data"]
     assert np.stack([given[n] for n in ("nx", "ny", "nz")], -1).reshape(-1, 3) == pytest.approx(mesh.normals())

@@ -11,7 +11,7 @@ from solids import Solid, ball, rod, torus, union, without
 from sar3d.errors import ObjectError
 from sar3d.export.lattice import dense_lattice, surface_lattice
 from sar3d.export.level import best_threshold, raw_level, silhouette_level
-from sar3d.export.mesh import Mesh, extract_mesh, simplified, surface_of, vertex_colours
+from sar3d.export.mesh import Mesh, extract_mesh, simplified, surface_of, vertex_colors
 
 GRID = 64
 VOXEL = 0.9 / (GRID - 1)
@@ -26,14 +26,14 @@ def extract(solid: Solid, **settings: object) -> Mesh:
 
 
 def test_a_ball_lies_where_it_is():
-    centre = (0.08, -0.05, 0.1)
-    mesh = extract(Solid(ball(0.3, centre)))
-    off = np.linalg.norm(mesh.vertices - centre, axis=1) - 0.3
+    center = (0.08, -0.05, 0.1)
+    mesh = extract(Solid(ball(0.3, center)))
+    off = np.linalg.norm(mesh.vertices - center, axis=1) - 0.3
     assert np.abs(off).max() < 0.05 * VOXEL
     found = as_trimesh(mesh)
     assert found.is_watertight
     assert found.volume == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=0.01)
-    outward = (mesh.vertices - centre) / np.linalg.norm(mesh.vertices - centre, axis=1, keepdims=True)
+    outward = (mesh.vertices - center) / np.linalg.norm(mesh.vertices - center, axis=1, keepdims=True)
     assert (mesh.normals() * outward).sum(axis=1).min() > 0.99
 
 
@@ -172,8 +172,8 @@ def test_the_surface_of_a_foggy_ball_is_as_wide_as_the_ball_looks(steepness):
     assert silhouette_level(solid) == pytest.approx((0.25 - radius) * steepness, abs=0.2)
 
 
-def test_vertices_have_the_colours_of_the_field():
+def test_vertices_have_the_colors_of_the_field():
     solid = Solid(ball(0.3))
     mesh = extract(solid)
-    truth = solid.colour(torch.from_numpy(mesh.vertices)).numpy() * 255
-    assert np.abs(vertex_colours(solid, mesh) - truth).max() < 1.5
+    truth = solid.color(torch.from_numpy(mesh.vertices)).numpy() * 255
+    assert np.abs(vertex_colors(solid, mesh) - truth).max() < 1.5

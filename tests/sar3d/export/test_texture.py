@@ -1,4 +1,4 @@
-"""Textures against colours that are known everywhere."""
+"""Textures against colors that are known everywhere."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import torch
 from solids import Solid, ball, torus
 
 from sar3d.errors import ObjectError
-from sar3d.export.mesh import extract_mesh, simplified, vertex_colours
+from sar3d.export.mesh import extract_mesh, simplified, vertex_colors
 from sar3d.export.texture import Unwrapped, bake, surface_points, unwrap
 
 SIZE = 256
@@ -42,7 +42,7 @@ def anywhere(unwrapped: Unwrapped, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def truth(solid: Solid, points: np.ndarray) -> np.ndarray:
-    return solid.colour(torch.from_numpy(points)).numpy() * 255
+    return solid.color(torch.from_numpy(points)).numpy() * 255
 
 
 def test_charts_fill_the_square_without_overlap(unwrapped):
@@ -65,12 +65,12 @@ def test_cutting_leaves_the_surface_as_it_is(unwrapped):
     assert volume == pytest.approx(4 / 3 * np.pi * 0.3**3, rel=0.02)
 
 
-def test_every_point_of_the_surface_shows_its_colour(solid, unwrapped):
+def test_every_point_of_the_surface_shows_its_color(solid, unwrapped):
     texture = bake(solid, unwrapped, SIZE)
     points, uv = anywhere(unwrapped, 4000)
     error = np.abs(bilinear(texture, uv) - truth(solid, points))
     assert error.mean() < 0.7
-    assert np.percentile(error, 99) < 4  # at seams a filter mixes in half a texel of the neighbourhood
+    assert np.percentile(error, 99) < 4  # at seams a filter mixes in half a texel of the neighborhood
 
 
 def test_between_the_charts_nothing_dark_is_left(solid, unwrapped):
@@ -86,8 +86,8 @@ def test_a_mesh_that_covers_no_texel_is_an_object_error(solid, unwrapped):
         bake(solid, point, SIZE)
 
 
-def test_a_texture_shows_more_than_the_colours_of_few_vertices():
-    stripes = Solid(torus(0.3, 0.1), colour=lambda points: 0.5 + 0.4 * torch.sin(40 * points))
+def test_a_texture_shows_more_than_the_colors_of_few_vertices():
+    stripes = Solid(torus(0.3, 0.1), color=lambda points: 0.5 + 0.4 * torch.sin(40 * points))
     mesh = simplified(extract_mesh(stripes, grid=48, level=stripes.level), 800)
     cut = unwrap(mesh)
     points, uv = anywhere(cut, 3000)
@@ -96,6 +96,6 @@ def test_a_texture_shows_more_than_the_colours_of_few_vertices():
     faces = mesh.faces[rng.integers(0, len(mesh.faces), 3000)]
     shares = rng.dirichlet((1, 1, 1), 3000)
     places = np.einsum("nk,nkc->nc", shares, mesh.vertices[faces])
-    plain = np.einsum("nk,nkc->nc", shares, vertex_colours(stripes, mesh)[faces].astype(float))
+    plain = np.einsum("nk,nkc->nc", shares, vertex_colors(stripes, mesh)[faces].astype(float))
     by_vertex = np.abs(plain - truth(stripes, places)).mean()
     assert baked < 0.7 * by_vertex

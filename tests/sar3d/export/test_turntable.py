@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from solids import Solid, ball, rod
 
-from sar3d.export.turntable import contact_sheet, render_views, side_by_side, turntable, write_gif, write_mp4
+from sar3d.export.turntable import contact_sheet, render_views, turntable, write_gif, write_mp4
 from sar3d.geometry import look_at, spherical_to_cartesian
 from sar3d.vqvae.config import VolumeConfig
 
@@ -113,12 +113,6 @@ def test_a_sheet_needs_pictures_and_a_caption_for_each(frames):
     for images, captions in (([], None), (list(frames), ["one"])):
         with pytest.raises(ValueError, match="pictures"):
             contact_sheet(images, captions)
-
-
-def test_two_films_stand_side_by_side(frames):
-    both = side_by_side(frames, frames[:, :, :20])
-    assert both.shape == (4, 48, 48 + 4 + 20, 3)
-    assert np.array_equal(both[:, :, -20:], frames[:, :, :20])
 
 
 def test_views_are_those_of_the_cameras_given():

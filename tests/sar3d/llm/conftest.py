@@ -1,41 +1,5 @@
-"""Small language models with a tokenizer trained on captions in place."""
+"""Fixtures of small language models."""
 
-import sys
-from pathlib import Path
-from typing import Any
+from small_llm import architecture, codebook, described, model
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_llm import CAPTIONS, CONFIG
-
-from sar3d.llm.instructions import QUESTIONS
-from sar3d.llm.language_model import random_lm, tokenizer_of, train_tokenizer
-from sar3d.llm.model import SAR3DLM, assemble
-from sar3d.llm.task_config import RandomLMConfig
-
-
-@pytest.fixture(scope="session")
-def described() -> str:
-    """A tokenizer as JSON."""
-    return train_tokenizer([*CAPTIONS, *(q for questions in QUESTIONS.values() for q in questions)], 480)
-
-
-@pytest.fixture(scope="session")
-def codebook() -> torch.Tensor:
-    return torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(params=["llama", "qwen2"])
-def architecture(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def model(architecture: Any, described: str, codebook: torch.Tensor) -> SAR3DLM:
-    """A model around a real LlamaForCausalLM or Qwen2ForCausalLM of random weights."""
-    torch.manual_seed(0)
-    tokenizer = tokenizer_of(described)
-    lm = random_lm(RandomLMConfig(architecture, width=32, layers=2, heads=2), tokenizer)
-    return assemble(CONFIG, codebook, lm, tokenizer).eval()
+__all__ = ["architecture", "codebook", "described", "model"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sar3d.llm.config import END, PATCH, SPECIAL, START
-from sar3d.llm.instructions import QUESTIONS, answers, colours, draw_pair, parts
 from sar3d.llm.language_model import tokenizer_of, train_tokenizer
 from sar3d.llm.prompt import CAPTION, TEMPLATES, Writer, add_special_tokens
+from sar3d.tasks.llm.instructions import QUESTIONS, answers, colors, draw_pair, parts
 
 FACTS = ("egg sushi", "food", ("a white and orange egg sushi with rice", "sushi"))
 
@@ -72,7 +72,7 @@ def test_answers_come_from_what_is_known_of_an_object() -> None:
         "caption": FACTS[2],
         "name": ("egg sushi",),
         "category": ("food",),
-        "colour": ("white and orange",),
+        "color": ("white and orange",),
         "parts": ("rice",),
     }
     assert answers("", " ", ("a thing",)) == {"caption": ("a thing",)}
@@ -88,8 +88,8 @@ def test_answers_come_from_what_is_known_of_an_object() -> None:
         ("a reddish couch", "couch", ""),
     ],
 )
-def test_colours_are_those_of_the_caption(caption: str, name: str, said: str) -> None:
-    assert colours(caption, name) == said
+def test_colors_are_those_of_the_caption(caption: str, name: str, said: str) -> None:
+    assert colors(caption, name) == said
 
 
 def test_parts_follow_with_or_of() -> None:
@@ -113,6 +113,6 @@ def test_varied_instructions_ask_for_captions_in_their_share_and_for_everything_
     assert all(answer in given[kind[question]] for question, answer in drawn)
     counts = Counter(kind[question] for question, _ in drawn)
     assert 160 < counts["caption"] < 240
-    assert all(25 < counts[name] < 75 for name in ("name", "category", "colour", "parts"))
+    assert all(25 < counts[name] < 75 for name in ("name", "category", "color", "parts"))
     assert draw_pair({"caption": ("a",)}, True, 0.0, generators[0])[1] == "a"
     assert drawn[0] == draw_pair(given, True, 0.5, torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sar3d.errors import UserError
 from sar3d.hub import convert_published
 from sar3d.vqvae.config import PRESETS, DecoderConfig, EncoderConfig
-from sar3d.vqvae.decoder import Decoder, sincos_2d
+from sar3d.vqvae.decoder import TriplaneDecoder, sincos_2d
 from sar3d.vqvae.encoder import Encoder
 from sar3d.vqvae.model import VQVAE
 from sar3d.vqvae.quantizer import pack, unpack
@@ -136,7 +136,7 @@ def test_position_embedding_tells_column_and_row() -> None:
 
 
 def test_tokens_interleave_the_planes_among_the_channels() -> None:
-    decoder = Decoder(DECODER, dim=4, side=4)
+    decoder = TriplaneDecoder(DECODER, dim=4, side=4)
     f_hat = torch.randn(3, 4, 4, 4)
     channels = decoder.token_conv(decoder.post_quant_conv(f_hat).reshape(1, 12, 4, 4))[0]
     tokens = decoder.tokens(f_hat)[0]
@@ -146,14 +146,14 @@ def test_tokens_interleave_the_planes_among_the_channels() -> None:
 
 @pytest.mark.parametrize("in_stream", [False, True])
 def test_the_transformer_is_the_identity_at_the_start(in_stream: bool) -> None:
-    decoder = Decoder(dataclasses.replace(DECODER, tokens_in_stream=in_stream), dim=4, side=4)
+    decoder = TriplaneDecoder(dataclasses.replace(DECODER, tokens_in_stream=in_stream), dim=4, side=4)
     tokens = torch.randn(2, 48, 24)
     expected = decoder.pos_embed.expand(2, -1, -1) + (F.layer_norm(tokens, (24,)) if in_stream else 0)
     assert torch.equal(decoder.transform(tokens), expected)
 
 
 def test_even_blocks_stay_inside_planes_and_odd_ones_do_not() -> None:
-    decoder = Decoder(DECODER, dim=4, side=4)
+    decoder = TriplaneDecoder(DECODER, dim=4, side=4)
     tokens = torch.randn(1, 48, 24)
     x = torch.randn(1, 48, 24)
     changed = torch.cat([torch.randn(1, 16, 24), x[:, 16:]], 1)
@@ -167,14 +167,14 @@ def test_even_blocks_stay_inside_planes_and_odd_ones_do_not() -> None:
 
 @pytest.mark.parametrize(("multipliers", "side"), [((1,), 4), ((1, 1), 8), ((1, 3, 2), 16)])
 def test_the_upsampler_doubles_between_levels(multipliers: tuple[int, ...], side: int) -> None:
-    decoder = Decoder(dataclasses.replace(DECODER, multipliers=multipliers), dim=4, side=4)
+    decoder = TriplaneDecoder(dataclasses.replace(DECODER, multipliers=multipliers), dim=4, side=4)
     assert decoder(torch.randn(6, 4, 4, 4)).shape == (2, 3, 5, side, side)
 
 
 def test_heads_that_do_not_divide_the_width_are_one_sentence() -> None:
     with pytest.raises(UserError, match="width of 24, which 5 heads do not divide"):
-        Decoder(dataclasses.replace(DECODER, heads=5), dim=4, side=4)
+        TriplaneDecoder(dataclasses.replace(DECODER, heads=5), dim=4, side=4)
     with pytest.raises(UserError, match="width of 16, which 3 heads do not divide"):
         Encoder(dataclasses.replace(ENCODER, attention_heads=3), dim=4)
     with pytest.raises(UserError, match="multiple of 4, not 18"):
-        Decoder(dataclasses.replace(DECODER, width=18), dim=4, side=4)
+        TriplaneDecoder(dataclasses.replace(DECODER, width=18), dim=4, side=4)

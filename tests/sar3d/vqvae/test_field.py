@@ -37,7 +37,7 @@ def recorded(shared: Path) -> tuple[FieldMLP, dict[str, Tensor]]:
         return mlp, {k: torch.from_numpy(file[k]).float() for k in file.files}
 
 
-def test_features_colours_and_densities_agree_with_the_recorded_field(
+def test_features_colors_and_densities_agree_with_the_recorded_field(
     recorded: tuple[FieldMLP, dict[str, Tensor]],
 ) -> None:
     mlp, golden = recorded
@@ -60,7 +60,7 @@ def test_each_plane_is_read_along_its_own_axes(plane: int, across: int, down: in
     planes = torch.zeros(1, 3, 1, 4, 8)[..., :4].clone()
     planes[0, plane, 0, 2, 1] = 1.0
     where = torch.zeros(1, 2, 3)
-    where[:, 0, across], where[:, 0, down] = -0.25, 0.25  # the centre of column 1, row 2 on [-1, 1]
+    where[:, 0, across], where[:, 0, down] = -0.25, 0.25  # the center of column 1, row 2 on [-1, 1]
     where[:, 1, across], where[:, 1, down] = 0.25, -0.25
     features = sample_planes(planes, where, 2.0)
     assert features[0, 0].tolist() == [float(p == plane) for p in range(3)]
@@ -104,13 +104,13 @@ def test_outside_the_cube_the_field_is_black_and_empty_and_gradients_stay_finite
     found = field.query(where)
     assert found.rgb.abs().max() == 0
     assert field.density(found.raw).abs().max() == 0
-    assert field.density((found.raw + 50) / 2).abs().max() == 0  # averaged with a dense neighbour
+    assert field.density((found.raw + 50) / 2).abs().max() == 0  # averaged with a dense neighbor
     (gradient,) = torch.autograd.grad(field.density(found.raw).sum() + found.rgb.sum(), planes)
     assert gradient.abs().max() == 0
     assert field.density_gradient(where).abs().max() == 0
 
 
-def test_colours_reach_a_little_beyond_black_and_white() -> None:
+def test_colors_reach_a_little_beyond_black_and_white() -> None:
     planes, mlp = small(torch.float32)
     with torch.no_grad():
         mlp.linears()[-1].bias.copy_(torch.tensor([0.0, 200.0, -200.0, 0.0]))
@@ -156,7 +156,7 @@ def test_the_density_gradient_is_differentiable_by_planes_and_mlp() -> None:
     assert torch.autograd.gradcheck(normals, inputs, eps=1e-7, atol=1e-5)
 
 
-def test_colour_and_density_pass_gradcheck() -> None:
+def test_color_and_density_pass_gradcheck() -> None:
     planes, mlp = small(objects=2, channels=2, side=3)
     where = points(5, 0.9)
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from sar3d.errors import UserError
 from sar3d.vqvae import PRESETS, VQVAE, VQVAEConfig
 from sar3d.vqvae.config import DecoderConfig, EncoderConfig, FieldConfig, QuantizerConfig
+from sar3d.vqvae.model import unit_rms
 
 MICRO = VQVAEConfig(
     resolution=16,
     encoder=EncoderConfig(channels=8, multipliers=(1, 2), blocks=1, attention_width=16, attention_heads=2, views=3),
-    quantizer=QuantizerConfig(codes=32, dim=4, scales=(1, 2, 4)),
+    quantizer=QuantizerConfig(codebook_size=32, code_dim=4, scales=(1, 2, 4)),
     decoder=DecoderConfig(width=24, depth=2, heads=2, channels=8, multipliers=(1, 2), blocks=1, plane_channels=5),
     field=FieldConfig(hidden=8, hidden_layers=1),
 )
@@ -68,14 +69,26 @@ def test_tokens_regenerate_exactly_what_the_decoder_was_given() -> None:
     assert torch.equal(made.decode_tokens(made.tokens(x)), planes)
 
 
-def test_without_quantisation_the_latent_passes_through() -> None:
+def test_without_quantization_the_latent_passes_through() -> None:
     made, x = model().eval(), views()
-    planes, quantized = made(x, quantise=False)
+    planes, quantized = made(x, quantize=False)
     f = made.latent(x)
     assert torch.equal(quantized.f_hat, f)
     assert quantized.loss == 0
-    assert quantized.indices == []
+    assert quantized.tokens == []
     assert torch.equal(planes, made.decode(f))
+
+
+def test_normalized_latents_have_unit_planes_whatever_the_encoder_gives() -> None:
+    quantizer = dataclasses.replace(MICRO.quantizer, latent_norm="rms")
+    made, x = model(dataclasses.replace(MICRO, quantizer=quantizer)).eval(), views()
+    f = made.latent(x)
+    torch.testing.assert_close(f.square().mean((1, 2, 3)), torch.ones(len(f)), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        for parameter in made.quant_conv.parameters():
+            parameter *= 1000
+    torch.testing.assert_close(made.latent(x), f, atol=1e-4, rtol=1e-4)
+    assert torch.equal(unit_rms(torch.zeros(1, 2, 3, 3)), torch.zeros(1, 2, 3, 3))
 
 
 def training_loss(made: VQVAE, x: Tensor) -> Tensor:

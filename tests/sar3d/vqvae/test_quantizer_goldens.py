@@ -12,7 +12,7 @@ from torch import Tensor
 from sar3d.vqvae.config import PLANES, QuantizerConfig
 from sar3d.vqvae.quantizer import MultiScaleQuantizer, pack, unpack
 
-CONFIG = QuantizerConfig(codes=512, rule="published")
+CONFIG = QuantizerConfig(codebook_size=512, rule="published")
 LENGTHS = [n * n for n in CONFIG.scales]
 
 
@@ -51,28 +51,28 @@ def test_phi_of_each_scale(quantizer: MultiScaleQuantizer, golden: dict[str, Ten
 
 
 def test_training_path(quantizer: MultiScaleQuantizer, golden: dict[str, Tensor]) -> None:
-    quantised = quantizer(golden["f"])
-    assert torch.equal(torch.cat(quantised.indices, 1), golden["train_idx"])
-    torch.testing.assert_close(quantised.f_hat, golden["train_f_hat"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(quantised.loss, golden["train_loss"], atol=1e-6, rtol=0)
+    quantized = quantizer(golden["f"])
+    assert torch.equal(torch.cat(quantized.tokens, 1), golden["train_idx"])
+    torch.testing.assert_close(quantized.f_hat, golden["train_f_hat"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(quantized.loss, golden["train_loss"], atol=1e-6, rtol=0)
 
 
 def test_encoding_path_uses_raw_codes(quantizer: MultiScaleQuantizer, golden: dict[str, Tensor]) -> None:
-    indices, f_hat = quantizer.encode_with_f_hat(golden["f"])
-    assert torch.equal(torch.cat(indices, 1), golden["encode_idx"])
+    tokens, f_hat = quantizer.encode_with_f_hat(golden["f"])
+    assert torch.equal(torch.cat(tokens, 1), golden["encode_idx"])
     torch.testing.assert_close(f_hat, golden["encode_f_hat_last"], atol=1e-5, rtol=0)
     partial = torch.zeros_like(golden["f"])
     for scale in range(5):
-        partial, _ = quantizer.step(partial, scale, quantizer.code_vectors(scale, indices[scale], "encode"))
+        partial, _ = quantizer.step(partial, scale, quantizer.code_vectors(scale, tokens[scale], "encode"))
     torch.testing.assert_close(partial, golden["encode_f_hat_scale4"], atol=1e-5, rtol=0)
 
 
 def test_generation_and_teacher_forcing_use_unit_codes(
     quantizer: MultiScaleQuantizer, golden: dict[str, Tensor]
 ) -> None:
-    indices = list(golden["encode_idx"].split(LENGTHS, 1))
-    torch.testing.assert_close(quantizer.f_hat(indices), golden["gen_f_hat"], atol=1e-5, rtol=0)
-    inputs = per_plane(quantizer.next_inputs(indices))
+    tokens = list(golden["encode_idx"].split(LENGTHS, 1))
+    torch.testing.assert_close(quantizer.f_hat(tokens), golden["gen_f_hat"], atol=1e-5, rtol=0)
+    inputs = per_plane(quantizer.next_inputs(tokens))
     torch.testing.assert_close(inputs, golden["var_input"], atol=1e-5, rtol=0)
     torch.testing.assert_close(inputs, golden["gen_next_inputs"], atol=1e-5, rtol=0)
 
@@ -80,9 +80,9 @@ def test_generation_and_teacher_forcing_use_unit_codes(
 def test_gradients(quantizer: MultiScaleQuantizer, golden: dict[str, Tensor], shared: Path) -> None:
     recorded = recording(shared, "quantizer_train.npz")
     f = golden["f"].clone().requires_grad_()
-    quantised = quantizer(f)
-    (quantised.loss + 1e-3 * (quantised.f_hat * recorded["w"]).sum()).backward()
-    torch.testing.assert_close(quantised.f_hat, recorded["out"], atol=1e-5, rtol=0)
+    quantized = quantizer(f)
+    (quantized.loss + 1e-3 * (quantized.f_hat * recorded["w"]).sum()).backward()
+    torch.testing.assert_close(quantized.f_hat, recorded["out"], atol=1e-5, rtol=0)
     torch.testing.assert_close(f.grad, recorded["grad_f"], atol=1e-7, rtol=0)
     torch.testing.assert_close(quantizer.codebook.grad, recorded["grad_embedding"], atol=1e-6, rtol=0)
     for i, phi in enumerate(quantizer.phi):
@@ -113,8 +113,8 @@ def test_order_of_the_token_sequence(shared: Path) -> None:
         [weights[f"{name}weight"] for name in phi],
         [weights[f"{name}bias"] for name in phi],
     )
-    indices = quantizer.encode(recorded["f"])
-    assert torch.equal(pack(indices), recorded["gt_BL"])
+    tokens = quantizer.encode(recorded["f"])
+    assert torch.equal(pack(tokens), recorded["gt_BL"])
     again = unpack(recorded["gt_BL"], CONFIG.scales)
-    assert all(torch.equal(one, other) for one, other in zip(again, indices, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(again, tokens, strict=True))
     torch.testing.assert_close(quantizer.next_inputs(again), recorded["x_BLCv_wo_first_l"], atol=1e-5, rtol=0)

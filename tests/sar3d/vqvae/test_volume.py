@@ -16,7 +16,7 @@ from sar3d.vqvae.marching import ask, look
 from sar3d.vqvae.occupancy import occupancy_of
 from sar3d.vqvae.rays import importance, march_span, stratified, weights_of
 from sar3d.vqvae.volume import (
-    Noise,
+    RayNoise,
     Rays,
     Rendering,
     published_depth,
@@ -28,17 +28,17 @@ from sar3d.vqvae.volume import (
 
 @dataclass
 class Ball:
-    """A ball of one density per object, coloured by position; counts what it is asked."""
+    """A ball of one density per object, colored by position; counts what it is asked."""
 
     radius: Tensor
     strength: float = 40.0
-    centre: tuple[float, float, float] = (0.05, 0.0, -0.04)
+    center: tuple[float, float, float] = (0.05, 0.0, -0.04)
     side: float = 0.9
     asked: list[Tensor] = field(default_factory=list)
 
     def query(self, points: Tensor) -> FieldSample:
         self.asked.append(points)
-        distance = (points - torch.tensor(self.centre)).norm(dim=-1, keepdim=True)
+        distance = (points - torch.tensor(self.center)).norm(dim=-1, keepdim=True)
         raw = (self.radius[:, None, None] - distance) * 300
         return FieldSample(rgb=0.5 + 0.4 * torch.sin(20 * points), raw=raw.clamp(-40, 20))
 
@@ -46,7 +46,7 @@ class Ball:
         return self.strength * torch.nn.functional.softplus(raw)
 
     def density_gradient(self, points: Tensor) -> Tensor:
-        offset = points - torch.tensor(self.centre)
+        offset = points - torch.tensor(self.center)
         return -300 * self.strength * offset / offset.norm(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_the_recorded_picture_with_noise(recorded: tuple[TriplaneField, Golden])
     generator = torch.Generator().manual_seed(3)
     first = torch.rand(1, 144, 16, generator=generator)
     assert torch.equal(first, golden["noise_stratified"][..., 0])
-    noise = Noise(stratified=first, importance=torch.rand(144, 16, generator=generator)[None])
+    noise = RayNoise(stratified=first, importance=torch.rand(144, 16, generator=generator)[None])
     rays = Rays(golden["ray_o"], golden["ray_d"])
     assert_published(render(triplane, rays, VolumeConfig(16, 16), noise=noise, missing_rays="published"), golden)
 
@@ -234,7 +234,7 @@ def test_normals_point_out_of_the_surface() -> None:
     solid = found.opacity > 0.99
     assert solid.sum() > 50
     surface = rays.origins + found.depth[..., None] * rays.directions
-    outward = torch.nn.functional.normalize(surface - torch.tensor(ball.centre), dim=-1)
+    outward = torch.nn.functional.normalize(surface - torch.tensor(ball.center), dim=-1)
     assert (found.normal[solid] * outward[solid]).sum(-1).min() > 0.97
     assert (found.normal[found.opacity == 0] == 0).all()
 
@@ -245,16 +245,16 @@ def test_normals_are_supervision_for_the_planes() -> None:
     config = FieldConfig(hidden=16, hidden_layers=2, density_scale=10.0)
     mlp = FieldMLP(12, config)
     rays = parallel_rays(5)
-    optimiser = torch.optim.Adam([planes, *mlp.parameters()], lr=0.02)
+    optimizer = torch.optim.Adam([planes, *mlp.parameters()], lr=0.02)
     wanted = torch.tensor([0.0, 0.6, 0.8])
     losses = []
     for _ in range(15):
         found = render(TriplaneField(planes, mlp, config), rays, VolumeConfig(16, 0), normals=True)
         assert found.normal is not None
         loss = (found.normal - wanted * found.opacity.detach()[..., None]).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 
@@ -339,12 +339,12 @@ def test_skipping_works_without_an_importance_pass_and_on_an_empty_field() -> No
 
 
 @torch.no_grad()
-def test_occupied_cells_are_the_object_and_its_neighbourhood() -> None:
+def test_occupied_cells_are_the_object_and_its_neighborhood() -> None:
     ball = Ball(torch.tensor([0.1, 0.3]))
     grid = occupancy_of(ball, objects=2, resolution=32)
     middles = ((torch.arange(32) + 0.5) / 32 - 0.5) * 0.9
     where = torch.stack(torch.meshgrid(middles, middles, middles, indexing="ij"), dim=-1)
-    distance = (where - torch.tensor(ball.centre)).norm(dim=-1)
+    distance = (where - torch.tensor(ball.center)).norm(dim=-1)
     for radius, occupied in zip((0.1, 0.3), grid.occupied, strict=True):
         assert occupied[distance < radius].all()
         assert not occupied[distance > radius + 0.15].any()

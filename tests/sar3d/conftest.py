@@ -1,0 +1,8 @@
+"""Makes the helper modules of these folders importable."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [
+    str(Path(__file__).parent / name) for name in (".", "ar", "export", "llm", "raster", "tasks/ar", "tasks/vqvae")
+]
