@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint acceptance bench clean-runs
+.PHONY: help setup demo test lint acceptance bench
 
-setup: .venv/.installed
+help:  ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; ONLY='-k kills' some of the acceptance tests"
+
+setup: .venv/.installed  ## make .venv and install the package with its development tools
 
 .venv/.installed: pyproject.toml
 	@sh infra/check_system.sh $(PYTHON)
@@ -14,23 +18,23 @@ setup: .venv/.installed
 	@touch $@
 	@echo "setup: done"
 
-demo: setup
+demo: setup  ## the tour: built-in objects to generated, described 3D files, in seven to nine minutes on two CPU cores
 	@echo "demo: built-in objects are drawn, a tokenizer, two generators and a captioner are trained on them, 3D files are made and described; output goes to runs/demo"
 	@$(BIN)/sar3d run --config configs/demo.yaml
 
-test: setup
+test: setup  ## the default test suite, about ten minutes on two cores
 	@echo "test: the default suite (not slow, gpu or net); development data beside the checkout is used if it is there"
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not net"
 
-lint: setup
+lint: setup  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 # All of it, or a part: make acceptance ONLY="tests/acceptance/test_generator.py -k prompts"
 ONLY ?=
 
-acceptance: setup
+acceptance: setup  ## the long proofs, two to three hours; a dated table goes to docs/results
 	@echo "acceptance: every line of what the project promises, two to three hours, or those in ONLY; results go to docs/results"
 	@$(BIN)/python -m pytest -m "slow or acceptance" --acceptance-report=docs/results $(ONLY)
 
-bench: setup
+bench: setup  ## all benchmarks
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done

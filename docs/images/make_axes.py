@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sar3d.data.sheet import depth_picture, normal_picture
+from sar3d.data.contact_sheet import depth_picture, normal_picture
 from sar3d.geometry import intrinsics, look_at, project, spherical_to_cartesian
-from sar3d.meshes import Scene, load_scene, normalise
+from sar3d.meshes import Scene, load_scene, normalize
 from sar3d.meshes.scene import Material, Primitive
-from sar3d.procedural import build_glb, catalogue
+from sar3d.procedural import build_glb, catalog
 from sar3d.render import Frames, RenderSettings, make_renderer, pick_backend
 
 HERE = Path(__file__).parent
@@ -30,16 +30,16 @@ LENGTH = 0.74
 """Of an axis, in world units; the object's largest half-extent is 0.45."""
 RING = 0.62
 """Radius of the drawn circle of azimuths, in the plane z = 0."""
-GREY = (110, 110, 110)
+GRAY = (110, 110, 110)
 
 
 def scene_of(category: str) -> Scene:
-    """The first object of a category, normalised: z up, centred, largest half-extent 0.45."""
-    entry = next(e for e in catalogue(72) if e.category == category)
+    """The first object of a category, normalized: z up, centered, largest half-extent 0.45."""
+    entry = next(e for e in catalog(72) if e.category == category)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "object.glb")
         file.write_bytes(build_glb(entry.uid))
-        return normalise(load_scene(file))[0]
+        return normalize(load_scene(file))[0]
 
 
 def tube(
@@ -100,19 +100,19 @@ def axes_picture() -> Image.Image:
     for azimuth in range(0, 360, 4):
         ends = [place(spherical_to_cartesian(RING, 0, azimuth + step)) for step in (0, 2)]
         if all(free for *_, free in ends):
-            pen.line([*ends[0][:2], *ends[1][:2]], GREY, 2)
+            pen.line([*ends[0][:2], *ends[1][:2]], GRAY, 2)
     for azimuth in (-135, -45, 45, 135, 180):
-        write(spherical_to_cartesian(RING + 0.09, 0, azimuth), f"{azimuth}°", GREY, 22)
-    write(spherical_to_cartesian(RING + 0.1, 0, -90), "-90° (view 0)", GREY, 22)
+        write(spherical_to_cartesian(RING + 0.09, 0, azimuth), f"{azimuth}°", GRAY, 22)
+    write(spherical_to_cartesian(RING + 0.1, 0, -90), "-90° (view 0)", GRAY, 22)
     for name, (direction, color) in AXES.items():
         write((LENGTH + 0.07) * np.array(direction), name, color, 44)
     return picture.crop((0, 60, SIZE, SIZE - 140))
 
 
 def contact_sheet() -> Image.Image:
-    """Seven objects, one a column: colour, depth and normal from the front right, and colour from the top."""
+    """Seven objects, one a column: color, depth and normal from the front right, and color from the top."""
     columns = []
-    for category in ("chair", "mug", "car", "house", "mushroom", "cake", "tree"):
+    for category in ("chair", "mug", "car", "house", "robot", "cake", "tree"):
         eyes = spherical_to_cartesian(1.75, [20, 90], [-60, -90])
         seen = frames(scene_of(category), look_at(eyes), 144)
         pictures = (seen.rgb[0], depth_picture(seen.depth[0]), normal_picture(seen.normal[0]), seen.rgb[1])
