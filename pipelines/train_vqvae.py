@@ -11,7 +11,7 @@ from pipelines.runtime.training.stage import TrainingStage, TrainInputs, TrainSt
 from pipelines.withheld import withheld_objects
 from sar3d.data.datasets.view_config import ViewDataConfig
 from sar3d.data.held_out import HeldOut
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import NothingSelectedError, UserError
 from sar3d.metrics.config import PerceptualConfig
 from sar3d.tasks.vqvae.config import VQVAETaskConfig

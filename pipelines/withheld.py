@@ -3,7 +3,7 @@
 import functools
 
 from pipelines.runtime.output import Output
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 
 
 def withheld_objects(objects: Output | None) -> Withheld | None:

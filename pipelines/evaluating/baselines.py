@@ -25,7 +25,7 @@ from sar3d.data.datasets.view_dataset import ViewDataset
 from sar3d.data.formats.conditions import DTYPE
 from sar3d.data.formats.views import split_of
 from sar3d.data.loading.view_tensors import Targets
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import UserError
 from sar3d.spacing import evenly_spaced
 

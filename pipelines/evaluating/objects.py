@@ -14,7 +14,7 @@ from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import rows_of
 from pipelines.runtime.stage import Log
 from sar3d.data.formats.views import split_of
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import UserError
 from sar3d.spacing import evenly_spaced
 

@@ -14,7 +14,7 @@ from sar3d.data.datasets.view_dataset import Shown, ViewDataset, ViewSample
 from sar3d.data.held_out import HeldOut
 from sar3d.data.loading.row_index import SplitName
 from sar3d.data.loading.view_tensors import Targets
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import ObjectError
 from sar3d.metrics.registry import Pictures
 from sar3d.spacing import evenly_spaced

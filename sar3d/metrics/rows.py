@@ -30,10 +30,12 @@ def system_schema() -> pa.Schema:
         pa.field("fast_features", pa.binary(), metadata={"about": "float16, views by channels, for intervals"}),
         pa.field("views", pa.int32()),
         pa.field("points", pa.binary(), metadata={"about": "uint16, N by 3: origin + step * value"}),
-        pa.field("points_origin", pa.list_(number, 3)),
+        pa.field("points_origin", pa.list_(number)),
         pa.field("points_step", number),
         pa.field("points_from", text, metadata={"about": "mesh or splat_centers"}),
-        pa.field("transform", pa.list_(number, 16), metadata={"about": "file to world, row-major; null for ours"}),
+        pa.field(
+            "transform", pa.list_(number), metadata={"about": "16 numbers, file to world, row-major; null for ours"}
+        ),
         pa.field("warnings", pa.list_(text)),
         pa.field("picture", pa.binary(), metadata={"stored": "plain", "about": "PNG"}),
     ]

@@ -20,7 +20,7 @@ from sar3d.data.loading.condition_index import name_hashes
 from sar3d.data.loading.order import Integers, Order
 from sar3d.data.loading.row_groups import ParquetFiles
 from sar3d.data.loading.row_index import SplitName
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import NothingSelectedError, UserError
 from sar3d.seeds import SampleKey, generator
 from sar3d.spacing import evenly_spaced

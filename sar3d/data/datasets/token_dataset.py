@@ -25,7 +25,7 @@ from sar3d.data.loading.order import Integers, permutation
 from sar3d.data.loading.row_groups import ParquetFiles
 from sar3d.data.loading.row_index import RowIndex, Selection, SplitName, build_index
 from sar3d.data.loading.row_samples import RowSamples
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import NothingSelectedError, ObjectError, UserError
 from sar3d.seeds import SampleKey
 

@@ -25,7 +25,7 @@ from sar3d.data.loading.view_rows import (
     stored_rows,
 )
 from sar3d.data.loading.view_tensors import ENCODER_VIEWS, Targets
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import ObjectError, UserError
 from sar3d.seeds import SampleKey
 

@@ -15,7 +15,7 @@ from sar3d.data.held_out import HeldOut
 from sar3d.data.loading.order import Integers
 from sar3d.data.loading.row_groups import ParquetFiles
 from sar3d.data.loading.view_tensors import ENCODER_VIEWS
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import NothingSelectedError, UserError
 
 SplitName = Literal["train", "val", "test", "held_out", "all"]

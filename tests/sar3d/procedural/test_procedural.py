@@ -89,7 +89,7 @@ def test_an_object_is_described_by_its_attributes() -> None:
         assert about["accent"] in contrasting(about["main"])
         assert made.name == f"{about['main']} {about['family']}"
         assert {about["main"], about["accent"], about["style"], about["pattern"]} <= set(made.tags)
-        assert (made.licence, made.author, describe(made.uid)) == ("CC0-1.0", "SAR3D", made)
+        assert (made.license, made.author, describe(made.uid)) == ("CC0-1.0", "SAR3D", made)
 
 
 def test_uids_and_choices_are_the_same_on_every_machine() -> None:

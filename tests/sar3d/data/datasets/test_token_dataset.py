@@ -15,7 +15,7 @@ from sar3d.data.datasets.token_dataset import TokenDataConfig, TokenDataset, Tok
 from sar3d.data.formats.conditions import condition_row, conditions_schema, decode_condition
 from sar3d.data.formats.tokens import decode_tokens, token_row, tokens_info, tokens_schema
 from sar3d.data.formats.views import split_of
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import ObjectError, UserError
 
 SCALES = (1, 2, 3)

@@ -20,7 +20,7 @@ from sar3d.data.formats.views import Views, decode_row, read_views, split_of, vi
 from sar3d.data.held_out import HeldOut
 from sar3d.data.loading.row_groups import ParquetFiles
 from sar3d.data.loading.view_tensors import Targets, encoder_input, targets
-from sar3d.data.withheld import Withheld
+from sar3d.data.loading.withheld import Withheld
 from sar3d.errors import NothingSelectedError, ObjectError, UserError
 from sar3d.seeds import SampleKey
 
