@@ -277,7 +277,7 @@ def _spawn(target: str, env: Mapping[str, str], stderr: IO[bytes]) -> "subproces
     # the child must be able to import too.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "sar3d.isolation", target],
+        [sys.executable, "-P", "-m", "sar3d.isolation", target, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -336,13 +336,13 @@ def _checked_reply(text: bytearray, call: int, most: int) -> tuple[Json, list[in
 # --- the child -------------------------------------------------------------------------------------------------------
 
 
-def _serve(target: str) -> None:
+def _serve(target: str, parent: int) -> None:
     """Answer requests until the parent closes the pipe."""
     requests, replies = os.dup(0), os.dup(1)
     # Native code and libraries print; what they print must not reach the protocol.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _die_with_parent()
+    _die_with(parent)
     faulthandler.enable()
     try:
         handler = _imported(target)
@@ -359,10 +359,10 @@ def _serve(target: str) -> None:
             del blobs, payload  # the next request must not meet this one's memory
 
 
-def _die_with_parent() -> None:
-    parent = os.getppid()
+def _die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    # It may have ended before the signal was asked for; that it is process 1, as in a container, means nothing.
+    if os.getppid() != parent:
         sys.exit(1)
 
 
@@ -394,4 +394,4 @@ def _write(fd: int, header: Json, blobs: "Sequence[bytes | bytearray | memoryvie
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], int(sys.argv[2]))

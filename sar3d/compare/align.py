@@ -18,7 +18,7 @@ from sar3d.splats import SplatSettings
 
 STEPS = 24
 """Turns that are tried."""
-RESOLUTION = 96
+RESOLUTION = 64
 _RADIUS, _ELEVATION = 2.2, 20.0
 """Cameras that see an object whole however it is turned, and from above, where front and back differ in outline."""
 _MARGIN = 0.01

@@ -11,6 +11,7 @@ from sar3d.errors import ObjectError
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.normals import repaired_normals
 from sar3d.meshes.scene import Material, Primitive, Scene
+from sar3d.meshes.uvs import repaired_uvs
 from sar3d.meshes.warning_list import WarningList
 
 _GREATEST_COORDINATE = 1e18
@@ -93,7 +94,7 @@ def _primitive(piece: Piece, offset: tuple[float, float, float], warnings: Warni
         normals=np.ascontiguousarray(_repaired(piece, warnings), np.float32),
         faces=np.ascontiguousarray(piece.faces, np.uint32),
         material=piece.material,
-        uvs=None if piece.uvs is None else np.ascontiguousarray(piece.uvs, np.float32),
+        uvs=None if piece.uvs is None else np.ascontiguousarray(_mended_uvs(piece, piece.uvs, warnings), np.float32),
         colors=None if piece.colors is None else np.ascontiguousarray(piece.colors, np.float32),
     )
 
@@ -103,3 +104,10 @@ def _repaired(piece: Piece, warnings: WarningList) -> NDArray[np.floating]:
     if broken:
         warnings.add(f"{broken} of its vertex normals are zero or not finite and were made from the faces around")
     return normals
+
+
+def _mended_uvs(piece: Piece, uvs: NDArray[np.float32], warnings: WarningList) -> NDArray[np.floating]:
+    mended, broken = repaired_uvs(uvs, piece.faces)
+    if broken:
+        warnings.add(f"{broken} of its texture coordinates are not finite; the mean of their neighbors was taken")
+    return mended

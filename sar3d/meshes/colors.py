@@ -36,14 +36,3 @@ def linear_colors(colors: NDArray[Any], warnings: WarningList) -> NDArray[np.flo
     if alpha.min(initial=1.0) < 1.0:
         warnings.add("its vertex or face colors have an alpha below 1, which is not drawn")
     return np.concatenate([srgb_to_linear(values[:, :3]), alpha.astype(np.float32)], axis=1)
-
-
-def mended_uvs(uvs: NDArray[np.floating], warnings: WarningList) -> NDArray[np.float32]:
-    """Texture coordinates (N, 2) as float32, 0 in place of what is not finite, with a warning."""
-    uvs = uvs.astype(np.float32)
-    good = np.isfinite(uvs)
-    if not good.all():
-        broken = int((~good.all(axis=1)).sum())
-        warnings.add(f"{broken} of its {len(uvs)} texture coordinates are not finite and were set to 0")
-        uvs = np.where(good, uvs, np.float32(0))
-    return uvs

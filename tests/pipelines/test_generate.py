@@ -125,7 +125,7 @@ def test_what_cannot_be_done_is_one_sentence_and_nothing_is_written(
         (["--text", "x", "--model", other], "trained on the tokens of the VQVAE"),
         (
             ["--text", "x", "--model", generators.bundle() / "ar_text", "--vqvae", rendered.model(7)],
-            "codes of the VQVAE",
+            "tokens of the VQVAE",
         ),
         (["--text", "x"], "which model?"),
         ([], "what is to be generated?"),

@@ -38,6 +38,7 @@ REASONS = {
 """Names of settings, or their paths where only that one is meant."""
 LISTED = {
     "categories", "licences", "uids_file", "count", "seed", "all", "manifest", "captions.path", "prompts", "kinds", "objects",
+    "procedural.held_out",
 }  # fmt: skip
 """Settings that decide which items there are; each item counts by itself."""
 

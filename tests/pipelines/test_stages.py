@@ -158,7 +158,7 @@ def test_a_folder_on_an_object_store_is_drawn_to_an_object_store(s3_root: str, t
     (box,) = (o["uid"] for o in read_rows(output(config, download)) if o["path"].endswith(".obj"))
     assert decode_row(rows[box]).rgb.shape == (6, 64, 64, 3)
     assert [uid for uid, row in rows.items() if row["warnings"]] == [box]
-    assert "'textures/skin.png' was taken" in rows[box]["warnings"][0]
+    assert "'box/textures/skin.png' was taken" in rows[box]["warnings"][0]
     assert warned_objects(output(config, render)) == {box}
     red, green, blue = decode_row(rows[box]).rgb[0, 32, 32].tolist()
     assert min(red, green) > 100 > blue, "the yellow texture, above the object's folder, is drawn"

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sar3d.errors import ObjectError
-from sar3d.meshes.colors import mended_uvs
 from sar3d.meshes.gltf.accessors import accessor_count, as_floats, read_accessor
 from sar3d.meshes.gltf.conformance import check_attributes
 from sar3d.meshes.gltf.document import Document, Json, extension, integer, optional_object
@@ -165,7 +164,6 @@ def _uvs(attributes: _Attributes, surface: SurfaceShading, vertices: int) -> NDA
             f"a texture is drawn by TEXCOORD_{surface.texcoord}, which {vertices} of its vertices lack; they show one color"
         )
         return np.zeros((vertices, 2), np.float32)
-    uvs = mended_uvs(uvs, attributes.document.warnings)
     matrix = surface.uv_transform
     return uvs if matrix is None else (uvs @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 

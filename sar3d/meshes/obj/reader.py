@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sar3d.errors import ObjectError
 from sar3d.meshes.assemble import Piece
 from sar3d.meshes.beside import Beside, shown
-from sar3d.meshes.colors import linear_colors, mended_uvs
+from sar3d.meshes.colors import linear_colors
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.obj.faces import ABSENT, read_corners
 from sar3d.meshes.obj.materials import MappedMaterial, Materials
@@ -52,7 +52,7 @@ def read_obj(data: bytes, beside: Beside, limits: MeshLimits, warnings: WarningL
     pieces = []
     for mapped, which in _by_material(statements, faces, beside, limits, warnings):
         if mapped.material.texture is not None and uvs is None:
-            uvs = _uvs(rows["vt"], warnings)
+            uvs = _uvs(rows["vt"])
         for part in _by_attributes(faces, which, mapped, warnings):
             pieces.append(piece_of(_triangles(faces, part, mapped, positions, colors, uvs, normals)))
     return pieces
@@ -103,12 +103,12 @@ def _table(rows: Rows, least: int, keyword: str) -> NDArray[np.float64]:
     return table
 
 
-def _uvs(rows: Rows, warnings: WarningList) -> NDArray[np.float32]:
+def _uvs(rows: Rows) -> NDArray[np.float32]:
     """(R, 2); v is 0 where a line has one number only."""
     table = _table(rows, 1, "vt")
     if table.shape[1] == 1:
         table = np.concatenate([table, np.zeros_like(table)], axis=1)
-    return mended_uvs(table[:, :2], warnings)
+    return table[:, :2].astype(np.float32)
 
 
 def _painted(statements: Statements, vertices: int, warnings: WarningList) -> NDArray[np.float32] | None:

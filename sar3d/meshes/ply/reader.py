@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sar3d.errors import ObjectError
 from sar3d.meshes.assemble import Piece
 from sar3d.meshes.beside import Beside
-from sar3d.meshes.colors import linear_colors, mended_uvs
+from sar3d.meshes.colors import linear_colors
 from sar3d.meshes.limits import MeshLimits
 from sar3d.meshes.ply.body import Lists, Table, read_body
 from sar3d.meshes.ply.header import read_header
@@ -83,7 +83,7 @@ def read_ply(data: bytes, beside: Beside, limits: MeshLimits, warnings: WarningL
     for material, which in _by_texture(
         header.comments, numbers, textured, TextureFiles(beside, limits), beside, warnings
     ):
-        pieces.append(piece_of(_triangles(vertices, polygons, places[which], owner[which], material, warnings)))
+        pieces.append(piece_of(_triangles(vertices, polygons, places[which], owner[which], material)))
     return pieces
 
 
@@ -104,14 +104,13 @@ def _triangles(
     places: Integers,
     owner: Integers,
     material: Material,
-    warnings: WarningList,
 ) -> Triangles:
     """Of one material: `places` (T, 3) in the polygons' corners, `owner` (T,) the polygon."""
     corners = polygons.corners[places]
     uvs = colors = None
     if material.texture is not None:
         given = polygons.uvs[places] if polygons.uvs is not None else np.asarray(vertices.uvs)[corners]
-        uvs = mended_uvs(given.reshape(-1, 2), warnings).reshape(-1, 3, 2)
+        uvs = given.astype(np.float32)
     if polygons.colors is not None:
         colors = np.repeat(polygons.colors[owner][:, None], 3, axis=1)
     elif vertices.colors is not None:

@@ -199,13 +199,16 @@ def load_inception(path: str = "") -> tuple[Inception, bool]:
 
 def inception_from(tensors: Mapping[str, Tensor], file: Path) -> Inception:
     """The network from its tensors; `file` is for the sentence."""
-    network = Inception()
+    with torch.device("meta"):  # weights that are drawn and then replaced cost a second
+        network = Inception()
     # Counters of batches decide nothing, and ports leave them out.
-    wanted = {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    counters = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
+    wanted = {name: t for name, t in network.state_dict().items() if name not in counters}
     wrong = [name for name, t in wanted.items() if name not in tensors or tensors[name].shape != t.shape]
     if wrong:
         raise UserError(
             f"{file} holds no FID-Inception, {wrong[0]} for one is missing or of another shape: fetch it again"
         )
-    network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
-    return network
+    zeros = {name: torch.zeros((), dtype=torch.long) for name in counters}
+    network.load_state_dict({name: tensors[name].float() for name in wanted} | zeros, assign=True)
+    return network.requires_grad_(False).eval()

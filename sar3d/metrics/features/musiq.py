@@ -159,8 +159,8 @@ def cut(
     return patches, places, torch.full_like(places, scale)
 
 
-def load_musiq(path: str = "") -> tuple[Musiq, bool]:
-    """The network with its weights, and whether they are the published ones of KonIQ-10k.
+def load_musiq(path: str = "") -> tuple[Musiq, str]:
+    """The network with its weights, and the name of its scores: `musiq_koniq` with the published weights alone.
 
     Args:
         path: of a .pth or .safetensors file; default the registered one (`sar3d.weights`).
@@ -170,9 +170,11 @@ def load_musiq(path: str = "") -> tuple[Musiq, bool]:
     """
     file = locate("musiq-koniq", path, "musiq")
     tensors = {name.removeprefix("module."): t for name, t in read_tensors(file).items()}
-    network = Musiq()
+    with torch.device("meta"):  # weights that are drawn and then replaced cost a second
+        network = Musiq()
     wrong = [n for n, t in network.state_dict().items() if n not in tensors or tensors[n].shape != t.shape]
     if wrong:
         raise UserError(f"{file} holds no MUSIQ of KonIQ-10k, {wrong[0]} for one is missing or of another shape")
-    network.load_state_dict({name: tensors[name] for name in network.state_dict()})
-    return network, is_published("musiq-koniq", file)
+    network.load_state_dict({name: tensors[name].float() for name in network.state_dict()}, assign=True)
+    network.requires_grad_(False).eval()
+    return network, "musiq_koniq" if is_published("musiq-koniq", file) else "musiq_other_weights"

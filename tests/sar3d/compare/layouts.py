@@ -110,9 +110,9 @@ def textured_glb(path: Path, mesh: trimesh.Trimesh) -> None:
 def surface_splats(path: Path, linear: object, scale: float = 1.0, normals: bool = False) -> None:
     """Small opaque splats all over the surface."""
     mesh = truth()
-    points, faces = trimesh.sample.sample_surface(mesh, 12000, seed=0)
+    points, faces = trimesh.sample.sample_surface(mesh, 8000, seed=0)
     colors = mesh.visual.face_colors[faces][:, :3] / 255
-    size = np.full((len(points), 3), 0.005 * scale)
+    size = np.full((len(points), 3), 0.006 * scale)
     turns = np.tile([1.0, 0, 0, 0], (len(points), 1))
     write_splats(path, scale * points @ np.asarray(linear).T, size, turns, np.full(len(points), 0.98), colors, normals)
 
