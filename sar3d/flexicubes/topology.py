@@ -74,20 +74,13 @@ def find_surface(sdf: Float[Tensor, "B N N N"]) -> Topology:
     cubes = ((cases != 0) & (cases != 255)).nonzero().flatten()
     signs = cases.index_select(0, cubes).long()
     points, corners = _corner_points(cubes, batch, resolution)
-    table = _tables(sdf.device)
-    resolved = _resolve_ambiguity(cubes, signs, cases, table["problem"], resolution)
-    patches, owner = table["patch_count"][resolved], table["edge_patch"][resolved]
+    patches, owner = _patches(cubes, signs, cases, resolution)
     pair_cube, pair_edge = (owner >= 0).nonzero(as_tuple=True)
     dual_of_edge = (patches.cumsum(0) - patches)[:, None] + owner
-    row_of_cube = _rows_of(cubes, len(cases))
-    around = _quads(cubes, signs, row_of_cube, corners, (pair_cube, pair_edge), dual_of_edge, resolution)
-    quads, crossings, quad_cube = around
+    pairs = (pair_cube, pair_edge)
+    quads, crossings, quad_cube = _quads(cubes, signs, len(cases), corners, pairs, dual_of_edge, resolution)
     dual_cube = torch.arange(len(cubes), device=sdf.device).repeat_interleave(patches)
-
-    def by_object(rows: Tensor) -> list[int]:
-        counts: list[int] = (cubes[rows] // resolution**3).bincount(minlength=batch).tolist()
-        return counts
-
+    pairs_of, duals_of, quads_of = _by_object(cubes // resolution**3, batch, (pair_cube, dual_cube, quad_cube))
     return Topology(
         resolution=resolution,
         valid=valid,
@@ -101,9 +94,9 @@ def find_surface(sdf: Float[Tensor, "B N N N"]) -> Topology:
         dual_cube=dual_cube,
         quads=quads,
         crossings=crossings,
-        pairs_of=by_object(pair_cube),
-        duals_of=by_object(dual_cube),
-        quads_of=by_object(quad_cube),
+        pairs_of=pairs_of,
+        duals_of=duals_of,
+        quads_of=quads_of,
     )
 
 
@@ -111,6 +104,11 @@ def check_grid(sdf: Tensor) -> None:
     """ValueError unless `sdf` is a batch of cubic grids."""
     if sdf.ndim != 4 or len(set(sdf.shape[1:])) != 1 or sdf.shape[1] < 2:
         raise ValueError(f"sdf must be (B, R+1, R+1, R+1) with R at least 1, not {tuple(sdf.shape)}")
+
+
+def _by_object(owner: Int[Tensor, "M"], batch: int, lists: tuple[Tensor, ...]) -> list[list[int]]:
+    """How many entries of each list of rows of cubes belong to each object; `owner` is the object of each cube."""
+    return [owner[rows].bincount(minlength=batch).tolist() for rows in lists]
 
 
 def _occupancy(sdf: Float[Tensor, "B N N N"]) -> tuple[Bool[Tensor, "B N N N"], list[bool]]:
@@ -175,6 +173,15 @@ def _tables(device: torch.device) -> dict[str, Int[Tensor, "..."]]:
     return {name: torch.from_numpy(getattr(TABLES, name)).to(device) for name in names}
 
 
+def _patches(
+    cubes: Int[Tensor, "M"], signs: Int[Tensor, "M"], cases: Int[Tensor, "cubes"], resolution: int
+) -> tuple[Int[Tensor, "M"], Int[Tensor, "M 12"]]:
+    """How many patches of surface each cube has, and to which of them each of its edges belongs; -1 for no patch."""
+    table = _tables(cubes.device)
+    resolved = _resolve_ambiguity(cubes, signs, cases, table["problem"], resolution)
+    return table["patch_count"][resolved], table["edge_patch"][resolved]
+
+
 def _resolve_ambiguity(
     cubes: Int[Tensor, "M"],
     signs: Int[Tensor, "M"],
@@ -228,7 +235,7 @@ _QUAD_EDGES, _QUAD_STEPS, _QUAD_LOWER = _quad_tables()
 def _quads(
     cubes: Int[Tensor, "M"],
     signs: Int[Tensor, "M"],
-    row_of_cube: Int[Tensor, "cubes"],
+    total: int,
     corners: Int[Tensor, "M 8"],
     pairs: tuple[Int[Tensor, "N"], Int[Tensor, "N"]],
     dual_of_edge: Int[Tensor, "M 12"],
@@ -236,7 +243,8 @@ def _quads(
 ) -> tuple[Int[Tensor, "Q 4"], Int[Tensor, "Q 2"], Int[Tensor, "Q"]]:
     """Quads, ends of the edges they surround, and the row of the first of each edge's four cubes.
 
-    Every crossed grid edge has an inner point at one end, hence four cubes around it.
+    `total` is the number of cubes of all grids. Every crossed grid edge has an inner point at one end, hence four cubes
+    around it.
     """
     pair_cube, pair_edge = pairs
     axis_of_edge = pair_edge.new_full((len(EDGES),), -1)
@@ -245,7 +253,7 @@ def _quads(
     cube, axis = pair_cube[first], axis_of_edge[pair_edge[first]]
     strides = cubes.new_tensor(_strides(resolution))
     steps = (cubes.new_tensor(_QUAD_STEPS) @ strides)[axis]
-    rows = row_of_cube[cubes[cube, None] + steps]
+    rows = _rows_of(cubes, total)[cubes[cube, None] + steps]
     quads = dual_of_edge[rows, cubes.new_tensor(_QUAD_EDGES)[axis]]
     lower = cubes.new_tensor(_QUAD_LOWER)[axis]
     outward = (signs[cube] >> lower & 1).bool()

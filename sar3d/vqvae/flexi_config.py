@@ -2,13 +2,17 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from sar3d.errors import UserError
 from sar3d.values import read_config
 from sar3d.vqvae.config import VQVAEConfig
 
 _FORBID: dict[str, str] = {"extra": "forbid"}
+
+FieldDecoder = Literal["nerf", "flexicubes"]
+"""What tokens become: a radiance field, or a mesh."""
+FIELD_DECODERS = cast(tuple[FieldDecoder, ...], get_args(FieldDecoder))
 
 GRID_SCALE = 2.005 / 2
 """Side of the grid in units of the cube that the planes cover, as published: a little more than the objects fill."""

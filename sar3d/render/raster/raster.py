@@ -101,12 +101,7 @@ def rasterize(
     Raises:
         ValueError: a vertex is not finite or not float32 or float64, or a picture has no pixel.
     """
-    if vertices.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"vertices must be float32 or float64, not {vertices.dtype}: cast them first")
-    if height < 1 or width < 1:
-        raise ValueError(f"a picture of {height} × {width} pixels cannot be drawn")
-    if not vertices.isfinite().all():
-        raise ValueError("vertices must be finite: the mesh has diverged")
+    _check(vertices, height, width)
     screen = to_screen(vertices, c2w, intrinsics, height, width)
     seen = visible_faces(screen.detach(), faces, height, width)
     pixel = (seen >= 0).flatten().nonzero().flatten()
@@ -125,6 +120,15 @@ def rasterize(
         shares=_shares(at, pixel, width, height),
         focal=intrinsics[:, 0, 0].to(vertices.dtype) * width,
     )
+
+
+def _check(vertices: Tensor, height: int, width: int) -> None:
+    if vertices.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"vertices must be float32 or float64, not {vertices.dtype}: cast them first")
+    if height < 1 or width < 1:
+        raise ValueError(f"a picture of {height} × {width} pixels cannot be drawn")
+    if not vertices.isfinite().all():
+        raise ValueError("vertices must be finite: the mesh has diverged")
 
 
 def _centers(pixel: Int[Tensor, "K"], height: int, width: int) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from sar3d.errors import UserError
 from sar3d.metrics.config import PerceptualConfig
 from sar3d.tasks.vqvae.config import Norm
+from sar3d.vqvae.flexi_config import FlexiConfig
 
 _FORBID: dict[str, str] = {"extra": "forbid"}
 
@@ -66,24 +67,6 @@ class MeshLossConfig:
     """The discriminator's own hinge loss."""
 
 
-MESH_LOSS_PRESETS: dict[str, MeshLossConfig] = {
-    "default": MeshLossConfig(),
-    "published": MeshLossConfig(
-        color_silhouettes=False,
-        lpips_start=100,
-        mask=1.0,
-        depth=0.5,
-        depth_kind="ssi",
-        depth_zero_above=0.2,
-        normal=1.0,
-        normal_kind="published",
-        missing=0.0,
-        adversarial=0.025 * 0.025,
-    ),
-}
-"""`default` is the published stage mended, `published` as released; its weight of the normals is not known."""
-
-
 @dataclass(frozen=True)
 class FlexiTaskConfig:
     """What decides a step of training, apart from the data and the optimizer."""
@@ -125,6 +108,7 @@ class FlexiTaskConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for the first value that cannot be."""
+        FlexiConfig(self.grid, deformation=self.deformation)
         if not 1 <= self.samples <= 4:
             raise UserError(f"the mesh decoder's samples is {self.samples}: give 1 to 4 along a side of each pixel")
         if self.start == "random" and (self.level is not None or self.steepness is not None):

@@ -1,15 +1,17 @@
 """How good is the mesh decoder: pictures and shapes of views it was not given, and sheets of both."""
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sar3d.contact_sheet import png, to_bytes
 from sar3d.data.datasets.view_dataset import ViewSample
 from sar3d.data.loading.view_tensors import Targets
+from sar3d.errors import ObjectError
+from sar3d.export.files import glb_bytes
+from sar3d.export.mesh import FADING, INSET, extract_mesh
+from sar3d.export.texture import bake, unwrap
+from sar3d.metrics.geometry import mask_iou, visible_chamfer
 from sar3d.metrics.lpips import PerceptualLoss
 from sar3d.tasks.flexicubes.pictures import Colors, Triangles, mesh_pictures
 from sar3d.tasks.vqvae.evaluate import (
@@ -25,23 +27,56 @@ from sar3d.tasks.vqvae.evaluate import (
     summary,
 )
 from sar3d.training.task import Sync, worker_slice
-from sar3d.vqvae.cameras import rays_of, z_depth
+from sar3d.vqvae.flexi_field import FlexiField
 from sar3d.vqvae.flexi_model import FlexiVQVAE
+from sar3d.vqvae.marching import unit
+from sar3d.vqvae.model import VQVAE
 
 _SAMPLES = 2
 """Along a side of each pixel of evaluated pictures."""
 
-_POINTS = 20_000
-"""Of each visible surface, at most."""
+_FILES = 2
+"""Objects of each set that are kept as files."""
+
+_FACES, _TEXTURE = 10_000, 512
+"""Of these files: triangles at most, and the texture's side."""
 
 
 @torch.no_grad()
 def reconstruct(model: FlexiVQVAE, sample: ViewSample) -> Reconstruction:
     """Encode a sample's six views to tokens, decode these to a mesh and draw it in the sample's supervised views."""
-    device = next(model.parameters()).device
-    tokens = model.tokens(sample.encoder_input[None].to(device))
-    field = model.field(model.decode_tokens(tokens))
-    return drawn(field.triangles(), field.color, sample.supervision, device, tokens)
+    tokens, field = _encoded(model, sample)
+    return drawn(field.triangles(), field.color, sample.supervision, tokens.device, tokens)
+
+
+@torch.no_grad()
+def marched(vqvae: VQVAE, sample: ViewSample, grid: int = 128) -> Reconstruction:
+    """The same by marching cubes over the radiance field of a VQVAE, which a mesh decoder is to beat.
+
+    Args:
+        grid: points along a side of the cube.
+
+    Raises:
+        ObjectError: the field has no surface.
+    """
+    device = next(vqvae.parameters()).device
+    tokens = vqvae.tokens(sample.encoder_input[None].to(device))
+    field = vqvae.field(vqvae.decode_tokens(tokens))
+    mesh = extract_mesh(field, grid=grid, device=device)
+
+    def color(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
+        """As exported meshes have it, a little below the surface."""
+        inward, bound = unit(field.density_gradient(points)), field.side * (0.5 - FADING)
+        return field.query((points + INSET * field.side * inward).clamp(-bound, bound)).rgb
+
+    triangles = torch.from_numpy(mesh.vertices).to(device), torch.from_numpy(mesh.faces).long().to(device)
+    return drawn(triangles, color, sample.supervision, device, tokens)
+
+
+def _encoded(model: FlexiVQVAE, sample: ViewSample) -> tuple[Int[Tensor, "1 L"], FlexiField]:
+    """A sample's tokens, and the field that they decode to."""
+    tokens = model.tokens(sample.encoder_input[None].to(next(model.parameters()).device))
+    return tokens, model.field(model.decode_tokens(tokens))
 
 
 @torch.no_grad()
@@ -85,34 +120,38 @@ def shape_metrics(made: Reconstruction, true: Targets) -> Metrics:
     """`mask_iou` over all views' pixels, and `chamfer`, the mean of the two mean distances between the surfaces that the
     views see, in world units; NaN where either is not seen.
     """
-    ours, theirs = made.opacity.cpu() > 0.5, true.mask > 0.5
-    union = (ours | theirs).sum()
-    iou = float((ours & theirs).sum() / union) if union else float("nan")
-    depth = torch.where(ours, made.depth.cpu(), 0.0)
-    a, b = visible_points(depth, true.cameras), visible_points(true.depth, true.cameras)
-    if not len(a) or not len(b):
-        return {"mask_iou": iou, "chamfer": float("nan")}
-    there, back = cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]
-    return {"mask_iou": iou, "chamfer": float(there.mean() + back.mean()) / 2}
+    opacity = made.opacity.cpu()
+    depth = torch.where(opacity > 0.5, made.depth.cpu(), 0.0)
+    return {"mask_iou": mask_iou(opacity, true.mask), "chamfer": visible_chamfer(depth, true.depth, true.cameras)}
 
 
-def visible_points(depth: Float[Tensor, "V H W"], cameras: Float[Tensor, "V 25"]) -> NDArray[np.float32]:
-    """(N, 3) world points at the centers of pixels with z-depth `depth`, spread evenly if they are many."""
-    height, width = depth.shape[-2:]
-    rays = rays_of(cameras, height, width)
-    along = z_depth(torch.ones_like(rays.directions[..., 0]), rays.directions, cameras)
-    points = rays.origins + rays.directions * (depth.flatten(1) / along)[..., None]
-    seen = points[depth.flatten(1) > 0]
-    step = max(1, len(seen) // _POINTS)
-    return seen[::step].numpy()
-
-
+@torch.no_grad()
 def draw(model: FlexiVQVAE, held_out: ReconstructionSets) -> dict[str, bytes]:
-    """One PNG per set, see `sar3d.tasks.vqvae.evaluate.draw`."""
-    sheets = {}
+    """One PNG per set, see `sar3d.tasks.vqvae.evaluate.draw`, and the first objects of each as GLB files with textures.
+
+    An object without a surface is a blank line of the sheet and has no file.
+    """
+    files = {}
     for name, samples in held_out.sets.items():
-        if len(samples):
-            shown = [first_views(samples[i]) for i in spread(samples, held_out)]
-            strips = [strip(sample, reconstruct(model, sample)) for sample in shown]
-            sheets[f"meshes_{name}.png"] = png(to_bytes(sheet_of(strips)))
-    return sheets
+        strips = []
+        for number, i in enumerate(spread(samples, held_out)):
+            sample = first_views(samples[i])
+            tokens, field = _encoded(model, sample)
+            strips.append(
+                strip(sample, drawn(field.triangles(), field.color, sample.supervision, tokens.device, tokens))
+            )
+            glb = _glb(field, tokens.device) if number < _FILES else None
+            if glb is not None:
+                files[f"meshes_{name}/{number}.glb"] = glb
+        if strips:
+            files[f"meshes_{name}.png"] = png(to_bytes(sheet_of(strips)))
+    return files
+
+
+def _glb(field: FlexiField, device: torch.device) -> bytes | None:
+    """The file of one object; None where it has no surface yet."""
+    try:
+        unwrapped = unwrap(extract_mesh(field, faces=_FACES, device=device))
+        return glb_bytes(unwrapped, bake(field, unwrapped, _TEXTURE, device=device))
+    except ObjectError:
+        return None

@@ -46,14 +46,13 @@ class FlexiTask(Task):
         config: its `perceptual` part should be resolved (`sar3d.metrics.lpips.resolve_weights`), so that all workers
             use the same distance.
         start: gives the folder of the trained VQVAE, on the machine that calls it.
+        digest: of that VQVAE, see `sar3d.hub.digest`; noted in the exported model.
     """
 
     name = "flexicubes"
-    own_start = True
-    """`build` already holds the weights that a new run begins with."""
 
-    def __init__(self, config: FlexiTaskConfig, start: Callable[[], Path]) -> None:
-        self.config, self.start = config, start
+    def __init__(self, config: FlexiTaskConfig, start: Callable[[], Path], digest: str = "") -> None:
+        self.config, self.start, self.digest = config, start, digest
         self._vqvae: VQVAE | None = None
         self._perceptual: PerceptualLoss | None = None
 
@@ -154,7 +153,7 @@ class FlexiTask(Task):
         return draw(_flexi(model), held_out)
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        save_pretrained(_flexi(model), folder)
+        save_pretrained(_flexi(model), folder, {"vqvae": self.digest})
 
     def _learning(self, model: FlexiVQVAE) -> list[nn.Module]:
         """The parts that learn."""

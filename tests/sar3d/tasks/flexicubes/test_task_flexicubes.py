@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,24 @@ import numpy as np
 import pytest
 import torch
 from balls import RADIUS, sample
+from flexi_cases import MODEL, Balls, few
+from losses import LOSS_PRESETS, PUBLISHED_MESH_LOSS
 from PIL import Image
 from torch import Tensor
 
 from sar3d.data.datasets.view_dataset import ViewSample
-from sar3d.data.loading.order import Order
 from sar3d.errors import UserError
 from sar3d.flexicubes import extract, regular_grid
 from sar3d.hub import from_pretrained, save_pretrained
 from sar3d.metrics.lpips import LaplacianPyramid
+from sar3d.presets import merged
 from sar3d.seeds import SampleKey
-from sar3d.tasks.flexicubes.config import MESH_LOSS_PRESETS, FlexiTaskConfig, MeshLossConfig
+from sar3d.tasks.flexicubes.config import FlexiTaskConfig, MeshLossConfig
 from sar3d.tasks.flexicubes.evaluate import drawn, evaluate, reconstruct, shape_metrics
 from sar3d.tasks.flexicubes.losses import PictureTargets, picture_parts
 from sar3d.tasks.flexicubes.pictures import mesh_pictures, published_cameras
 from sar3d.tasks.flexicubes.task import FlexiTask
-from sar3d.tasks.vqvae.config import LOSS_PRESETS, CodebookConfig, LRConfig, SamplingConfig, VQVAETaskConfig
+from sar3d.tasks.vqvae.config import CodebookConfig, LRConfig, SamplingConfig, VQVAETaskConfig
 from sar3d.tasks.vqvae.evaluate import ReconstructionSets
 from sar3d.tasks.vqvae.task import VQVAETask
 from sar3d.training.fit import fit, start
@@ -34,26 +35,9 @@ from sar3d.training.schedule import ScheduleSettings
 from sar3d.training.settings import TrainSettings
 from sar3d.training.step import train_step
 from sar3d.training.task import Alone
-from sar3d.vqvae.config import from_dict
+from sar3d.vqvae.config import PRESETS, from_dict, to_dict
 from sar3d.vqvae.model import VQVAE
 
-MODEL: dict[str, Any] = {
-    "resolution": 32,
-    "encoder": {"channels": 16, "multipliers": [1], "attention_width": 16, "attention_heads": 1, "blocks": 1},
-    "quantizer": {"codebook_size": 64, "scales": [1, 2, 4]},
-    "decoder": {
-        "width": 32,
-        "depth": 1,
-        "heads": 1,
-        "channels": 8,
-        "multipliers": [1, 1, 1],
-        "blocks": 1,
-        "plane_channels": 8,
-        "tokens_in_stream": True,
-    },
-    "field": {"hidden": 16, "density_scale": 20.0},
-    "volume": {"coarse": 24, "fine": 0},
-}
 GRID = 16
 PLAIN = MeshLossConfig(lpips=0.0)
 
@@ -71,26 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def task_of(folder: Path, **changes: Any) -> FlexiTask:
     values: dict[str, Any] = {"grid": GRID, "loss": PLAIN, "lr": 2e-3, "samples": 1}
     return FlexiTask(FlexiTaskConfig(**(values | changes)), lambda: folder)
-
-
-def few(number: int, views: int = 3) -> ViewSample:
-    ball = sample(number)
-    return replace(ball, supervision=ball.supervision.first(views))
-
-
-class Balls:
-    """The dataset protocol over a few balls."""
-
-    def __init__(self, count: int, views: int) -> None:
-        self.samples = [few(n, views) for n in range(count)]
-        self.sizes = [1] * count
-
-    def batches(self, order: Order, start: int, rank: int, world: int, prefetch: int) -> Iterator[Any]:
-        step = start
-        while True:
-            chosen = order.batch(step)
-            yield step, [(SampleKey(order.seed, step, i), self.samples[int(n)]) for i, n in enumerate(chosen)]
-            step += 1
 
 
 def batch_of(task: FlexiTask, count: int = 2) -> Any:
@@ -142,7 +106,7 @@ def test_published_rules_can_be_chosen():
     cameras = ball.supervision.cameras[None]
     mesh = true_ball(0)
     made = mesh_pictures([mesh], lambda points: torch.full_like(points, 0.5), cameras, 32, 32, 1)[0]
-    published = replace(MESH_LOSS_PRESETS["published"], lpips=0.0)
+    published = replace(PUBLISHED_MESH_LOSS, lpips=0.0)
     parts = picture_parts(made, targets_of([ball]), published, 0)
     assert float(parts["depth"][1]) < 0.01
     # Half the depth has the same scale- and shift-invariant error.
@@ -231,8 +195,9 @@ def trained_vqvae(folder: Path) -> VQVAE:
     codebook = CodebookConfig(quantize_start=40, dead_code_reset_every=20, dead_code_reset_until=80)
     rates = LRConfig(encoder=2e-3, transformer=2e-3, field=2e-3, other=2e-3)
     sampling = SamplingConfig(kind="rays", rays=128)
+    model_config = from_dict(merged(to_dict(PRESETS["tiny"]), MODEL))
     task = VQVAETask(
-        VQVAETaskConfig(model=MODEL, loss=LOSS_PRESETS["tiny"], sampling=sampling, lr=rates, codebook=codebook)
+        VQVAETaskConfig(model=model_config, loss=LOSS_PRESETS["tiny"], sampling=sampling, lr=rates, codebook=codebook)
     )
     settings = TrainSettings(steps=200, batch=4, ema=0.95, schedule=ScheduleSettings(kind="cosine", warmup=10))
     model = fit(task, Balls(4, 12), settings)
