@@ -38,6 +38,8 @@ class EvaluationSource:
     """Whether only objects with a caption will do."""
     withheld: Withheld | None = None
     """Objects that are held out of every training whatever their content."""
+    unseen_by: tuple[Shares, ...] = ()
+    """Further trainings that must have held the objects out; then no training objects will do in their stead."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,28 @@ def _part(sources: EvaluationSource, split: Split) -> tuple[Part, list[_Listed]]
             )
         return "heldout", by_split[split]
     held_out = sorted(by_split["val"] + by_split["test"] + by_split["held_out"], key=lambda entry: entry.uid)
+    if sources.unseen_by:
+        return "heldout", _unseen(sources, held_out, {entry.uid for entry in by_split["held_out"]})
     if split == "auto" and held_out:
         return "heldout", held_out
     if not by_split["train"]:
         raise UserError(f"there is no object to evaluate: {sources.rows.stage} holds none; run it on more objects")
     return "training", by_split["train"]
+
+
+def _unseen(sources: EvaluationSource, held_out: Sequence[_Listed], withheld: set[str]) -> list[_Listed]:
+    """Those that every training held out."""
+
+    def unseen(entry: _Listed) -> bool:
+        return all(split_of(entry.sha256, *shares) != "train" for shares in sources.unseen_by)
+
+    found = [entry for entry in held_out if entry.uid in withheld or unseen(entry)]
+    if not found:
+        raise UserError(
+            f"evaluate.protocol=heldout finds no object of {sources.rows.stage} that every training held out: hold a share "
+            "of them out of the trainings of the tokenizer and of the generators (data.val, data.test)"
+        )
+    return found
 
 
 def _listing(rows: Output) -> Iterator[_Listed]:

@@ -10,15 +10,19 @@ WHATS: tuple[What, ...] = ("reconstruction", "text", "image", "captions")
 Part = Literal["heldout", "training"]
 """Whether the model that is judged was trained on the object."""
 
-WHITE, MEAN, NEAREST, CODES, MAJORITY = (
+WHITE, MEAN, NEAREST, CODES, MARCHED, MAJORITY = (
     "white_image",
     "mean_image",
     "nearest_training_object",
     "own_codes",
+    "marching_cubes",
     "majority_caption",
 )
-BASELINES = (CODES, NEAREST, MEAN, WHITE, MAJORITY)
+BASELINES = (CODES, MARCHED, NEAREST, MEAN, WHITE, MAJORITY)
 """In the order of the table's columns."""
+
+JUDGE = "judge"
+"""The entry of a language model's scores among a caption's numbers."""
 
 
 def evaluated_schema() -> pa.Schema:
@@ -34,6 +38,7 @@ def evaluated_schema() -> pa.Schema:
         pa.field("prompt", text, metadata={"about": "the text or the view that was asked for"}),
         pa.field("nearest", text, metadata={"about": "training object whose condition is nearest"}),
         pa.field("said", text, metadata={"about": "the caption that the model gave"}),
+        pa.field("judged", text, metadata={"about": "what the judge said of it, or why it said nothing"}),
         pa.field("references", pa.list_(text)),
         pa.field("name", text),
         pa.field("category", text),

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.evaluating.rows import BASELINES, MAJORITY, WHATS, Part
+from pipelines.evaluating.rows import BASELINES, JUDGE, MAJORITY, WHATS, Part
+from pipelines.runtime.mlflow_evaluation import Assessment
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context
@@ -25,7 +26,7 @@ _FIRST, _LAST = ("what", "metric", "ours"), ("objects", "better", "note")
 """Columns before and after those of the baselines."""
 _KNOWN = 4096
 """Training objects that the baseline and the known names are taken from, as in the captioner's training."""
-_COLUMNS = ["object", "what", "part", "said", "references", "name", "category", "numbers"]
+_COLUMNS = ["object", "what", "part", "said", "judged", "references", "name", "category", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,30 @@ def _captioned(context: "Context[EvaluateConfig]", part: Part, rows: list[dict[s
         yield TableLine(f"{part}/captions", metric, value, beside, len(rows), "higher")
     for metric, reason in ours["absent"].items():
         yield TableLine(f"{part}/captions", metric, None, note=reason)
+    yield from _judge_lines(part, rows)
+
+
+def _judge_lines(part: Part, rows: list[dict[str, Any]]) -> Iterable[TableLine]:
+    """The mean of a judge's scores, and how many captions have none."""
+    scores = [number for row in rows for number in row["numbers"] if number["entry"] == JUDGE]
+    silent = [row["judged"] for row in rows if row["judged"] and not row["numbers"]]
+    note = f"{len(silent)} captions without a score, the first: {silent[0]}" if silent else ""
+    if scores:
+        mean = math.fsum(number["value"][0] for number in scores) / len(scores)
+        yield TableLine(f"{part}/captions", scores[0]["metric"], mean, {}, len(scores), "higher", note)
+    elif silent:
+        yield TableLine(f"{part}/captions", JUDGE, None, note=note)
+
+
+def judged_captions(output: Output) -> dict[str, list[Assessment]]:
+    """Every judged caption, by metric."""
+    found: dict[str, list[Assessment]] = {}
+    for row in read_rows(output, ["object", "said", "judged", "references", "numbers"]):
+        for number in row["numbers"]:
+            if number["entry"] == JUDGE:
+                about = (row["object"], row["said"], row["references"][0], number["value"][0], row["judged"])
+                found.setdefault(number["metric"], []).append(Assessment(*about))
+    return found
 
 
 def _training_captions(context: "Context[EvaluateConfig]") -> tuple[str, list[tuple[str, str]]]:

@@ -3,19 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
+import numpy as np
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipelines.caching.devices import begin_worker, exact
-from pipelines.evaluating.baselines import Baselines
+from pipelines.evaluating.baselines import Baselines, Neighbors
 from pipelines.evaluating.contact_sheet import comparison
 from pipelines.evaluating.models import image_encoder_of
-from pipelines.evaluating.rows import CODES, MEAN, NEAREST, WHITE
+from pipelines.evaluating.rows import CODES, JUDGE, MARCHED, MEAN, NEAREST, WHITE
 from pipelines.evaluating.targets import (
     ViewLookup,
     compared,
@@ -25,6 +27,7 @@ from pipelines.evaluating.targets import (
     unseen,
     view_data,
 )
+from pipelines.generating.ground_truth import views_of
 from pipelines.generating.models import generators_of
 from pipelines.runtime.output import Failure
 from pipelines.runtime.plan import Item
@@ -40,11 +43,14 @@ from sar3d.generate.folders import Folders
 from sar3d.generate.models import Sar3D
 from sar3d.generate.prompts import Prompt, check_text
 from sar3d.generate.sample import Sample
+from sar3d.metrics.caption_judge import judge, judge_name
 from sar3d.metrics.lpips import perceptual_loss
-from sar3d.metrics.registry import GENERATION, OURS, RECONSTRUCTION, Metric, Pictures, Subject, Tools, measure
+from sar3d.metrics.registry import GENERATION, OURS, RECONSTRUCTION, Metric, Pictures, Record, Subject, Tools, measure
 from sar3d.pictures import prepare_picture
-from sar3d.tasks.ar.evaluate import FieldRenderer, decoded
-from sar3d.tasks.vqvae.evaluate import reconstruct
+from sar3d.tasks.flexicubes import evaluate as flexi
+from sar3d.tasks.vqvae.evaluate import Reconstruction, reconstruct
+from sar3d.vqvae.field import Field
+from sar3d.vqvae.quantizer import unpack
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
@@ -63,6 +69,22 @@ class Prepared:
     target: Targets
     tokens: Int64[Tensor, " L"]
     """Of its first view group."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One object and what is shown in its stead, before it is measured."""
+
+    item: Item
+    subject: Subject
+    metrics: Mapping[str, Metric]
+    tokens: Int64[Tensor, " L"] | None = None
+    """Of the object itself."""
+    prompt: str | None = None
+    nearest: str | None = None
+    """Training object whose condition is nearest."""
+    sample: Sample | None = None
+    """What was generated."""
 
 
 class Evaluator:
@@ -98,49 +120,70 @@ class Evaluator:
             data = view_data(self.config.vqvae_data, part, normals=what == "reconstruction")
             views = open_views(sorted({item["_file"] for item in members}), data, {item["object"] for item in members})
             if what == "reconstruction":
-                yield from (self._reconstruction(item, views) for item in members)
+                for item in members:
+                    try:
+                        yield from self._measured(self._reconstruction(item, views))
+                    except ObjectError as error:
+                        yield failure_of(item, error)
             else:
                 yield from self._generation(members, views, what)
 
     # ---- reconstruction
 
-    def _reconstruction(self, item: Item, views: ViewLookup) -> Row | Failure:
-        vqvae = self._system.vqvae
-        try:
-            sample = views.sample(item["object"], unseen(views.dataset.config))
-        except ObjectError as error:
-            return _failure(item, error)
-        sample = replace(sample, supervision=compared(sample, self.config.compared, encoded=False))
-        with exact():
-            made = reconstruct(vqvae, sample)
+    def _reconstruction(self, item: Item, views: ViewLookup) -> Judged:
+        """Raises `ObjectError` where the views cannot be read."""
+        sample = views.sample(item["object"], unseen(views.dataset.config))
+        sample = replace(sample, supervision=compared(sample, self.config.seen, encoded=False))
         target = pictures_of(sample.supervision, self.device)
         shown = {
-            OURS: Pictures(made.rgb, made.opacity, made.depth, made.normal),
+            **self._reconstructed(sample),
             WHITE: Pictures(torch.ones_like(target.rgb)),
             MEAN: self._mean(target),
         }
-        return self._row(item, Subject(target, shown), RECONSTRUCTION)
+        subject = Subject(target, shown, cameras=sample.supervision.cameras)
+        return Judged(item, subject, RECONSTRUCTION, self._tokens(sample) if self.config.measured else None)
+
+    def _tokens(self, sample: ViewSample) -> Int64[Tensor, " L"]:
+        """Of an object's own first view group."""
+        with torch.no_grad(), exact():
+            return self._system.vqvae.tokens(sample.encoder_input[None].to(self.device))[0].cpu()
+
+    def _reconstructed(self, sample: ViewSample) -> dict[str, Pictures]:
+        """By the decoder that is judged; of a mesh decoder also what it is to beat, where that has a surface."""
+        with exact():
+            if self.config.decoder == "nerf":
+                return {OURS: _pictures(reconstruct(self._system.vqvae, sample))}
+            found = {OURS: _pictures(flexi.reconstruct(self._system.mesh_decoder().model, sample))}
+            try:
+                return found | {MARCHED: _pictures(flexi.marched(self._system.vqvae, sample))}
+            except ObjectError:
+                return found
 
     # ---- generation
 
     def _generation(self, items: Sequence[Item], views: ViewLookup, kind: ConditionKind) -> Iterator[Row | Failure]:
         prompted = [self._prepared(item, views, kind) for item in items]
         prompts = [one.prompt for one in prompted if isinstance(one, Prepared)]
-        samples = self._system.sample(
-            prompts,
-            self.config.decoding,
-            precision=self.config.precision,
-            batch=self.config.batch,
-            compile=self.device.type == "cuda",
-        )
+        samples = self._samples(prompts)
         for one in prompted:
             if isinstance(one, Failure):
                 yield one
                 continue
             try:
-                yield self._generated(one, next(samples), kind)
+                yield from self._measured(self._generated(one, next(samples), kind))
             except ObjectError as error:  # the views of the nearest training object
-                yield _failure(one.item, error)
+                yield failure_of(one.item, error)
+
+    def _samples(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
+        config = self.config
+        return self._system.sample(
+            prompts,
+            config.drawing,
+            precision=config.precision,
+            batch=config.batch,
+            compile=self.device.type == "cuda",
+            decoder=config.decoder,
+        )
 
     def _prepared(self, item: Item, views: ViewLookup, kind: ConditionKind) -> Prepared | Failure:
         encoder = self._system.generator(kind).encoder
@@ -150,44 +193,58 @@ class Evaluator:
                 text = check_text(item["captions"][0])
                 prompt, features = Prompt(text, item["seed"]), encoder.encode([text])
             else:
-                prompting = self._prompting(item, views, sample)
-                pixels = to_bytes((prompting.supervision.image[0] + 1) / 2)
+                pixels, name = self._prompting(item, views, sample)
                 picture = prepare_picture(pixels, self.config.preparation)
-                name = f"view {prompting.supervision_ids[0]}"
                 prompt, features = Prompt(picture, item["seed"], name), encoder.encode(pixels[None])
+            target = self._target(item, sample)
         except ObjectError as error:
-            return _failure(item, error)
-        target = compared(sample, self.config.compared, encoded=True)
-        with torch.no_grad(), exact():
-            tokens = self._system.vqvae.tokens(sample.encoder_input[None].to(self.device))[0].cpu()
-        return Prepared(item, prompt, features.pooled[0].float().cpu(), target, tokens)
+            return failure_of(item, error)
+        return Prepared(item, prompt, features.pooled[0].float().cpu(), target, self._tokens(sample))
 
-    def _prompting(self, item: Item, views: ViewLookup, sample: ViewSample) -> ViewSample:
-        """One view alone: of those that no training was given, if there are any, the one most from the side."""
+    def _target(self, item: Item, sample: ViewSample) -> Targets:
+        """What a generated object should look like."""
+        return compared(sample, self.config.seen, encoded=True)
+
+    def _prompting(self, item: Item, views: ViewLookup, sample: ViewSample) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
+        """The picture that prompts, and its name: of the views that no training was given, if there are any, the one most
+        from the side."""
         shown = unseen(views.dataset.config)
         sample = sample if shown == "all" else views.sample(item["object"], shown)
         place = level_view(sample)
-        ids = (sample.supervision_ids[place],)
-        return replace(sample, supervision=sample.supervision.at([place]), supervision_ids=ids)
+        return to_bytes((sample.supervision.image[place] + 1) / 2), f"view {sample.supervision_ids[place]}"
 
-    def _generated(self, prompted: Prepared, sample: Sample, kind: ConditionKind) -> Row:
+    def _neighbor(self, neighbors: Neighbors, place: int, cameras: Float[Tensor, "V 25"]) -> Pictures:
+        """Pictures of a training object. Raises `ObjectError`."""
+        return pictures_of(neighbors.seen(place, cameras), self.device)
+
+    def _generated(self, prompted: Prepared, sample: Sample, kind: ConditionKind) -> Judged:
         system, cameras, side = self._system, prompted.target.cameras, prompted.target.image.shape[-1]
         target = pictures_of(prompted.target, self.device)
         shown = {
-            OURS: Pictures(FieldRenderer(system.vqvae, sample.planes)(cameras, side)),
-            CODES: Pictures(FieldRenderer(system.vqvae, decoded(system.vqvae, prompted.tokens))(cameras, side)),
+            OURS: self._seen(sample.field, cameras, side),
+            CODES: self._seen(self._field(prompted.tokens), cameras, side),
             MEAN: self._mean(target),
         }
         told = self._told({OURS: sample.tokens, CODES: prompted.tokens})
         neighbors = self.baselines.neighbors(kind, system.generator(kind).encoder.id)
         place = neighbors.nearest(prompted.query, prompted.item["sha256"])
         if place is not None:
-            shown[NEAREST] = pictures_of(neighbors.seen(place, cameras), self.device)
+            shown[NEAREST] = self._neighbor(neighbors, place, cameras)
             told |= {NEAREST: neighbors.caption(place)} if told and kind == "text" else {}
         prompt = prompted.prompt.content if isinstance(prompted.prompt.content, str) else ""
         subject = Subject(target, shown, prompt, told, sample.field)
         nearest = neighbors.candidates.uids[place] if place is not None else None
-        return self._row(prompted.item, subject, GENERATION, prompt=prompt or prompted.prompt.name, nearest=nearest)
+        prompt = prompt or prompted.prompt.name
+        return Judged(prompted.item, subject, GENERATION, prompted.tokens, prompt, nearest, sample)
+
+    def _field(self, tokens: Int64[Tensor, " L"]) -> Field:
+        """What an object's own tokens decode to."""
+        quantizer = self._system.vqvae.quantizer
+        parts = unpack(tokens[None].to(self.device), quantizer.config.scales)
+        return self._system.decode(quantizer.f_hat(parts), self.config.decoder)[1]
+
+    def _seen(self, field: Field, cameras: Float[Tensor, "V 25"], side: int) -> Pictures:
+        return Pictures(views_of(field, cameras.to(self.device), side, self._system.vqvae.config.volume))
 
     def _told(self, tokens: Mapping[str, Tensor]) -> dict[str, str]:
         """Captions of objects of these codes; none where there is no captioner."""
@@ -207,11 +264,25 @@ class Evaluator:
         said = iter(self.captioner.caption(torch.tensor(known), decoding=self.config.caption_decoding) if known else ())
         for item in items:
             if item["object"] not in codes:
-                yield _failure(item, ObjectError("no_tokens", f"the tokens of {item['object']} are not there"))
+                yield failure_of(item, ObjectError("no_tokens", f"the tokens of {item['object']} are not there"))
                 continue
             prompt = f"view group {codes[item['object']][0]}"
             about = {"references": item["captions"], "name": item["name"], "category": item["category"]}
-            yield {**_about(item), "prompt": prompt, "numbers": [], "said": next(said), **about}
+            caption = next(said)
+            numbers, reason = self._judged(caption, item["captions"][0])
+            yield {**_about(item), "prompt": prompt, "numbers": numbers, "said": caption, "judged": reason, **about}
+
+    def _judged(self, caption: str, reference: str) -> tuple[list[Record], str | None]:
+        """The judge's score, and what it said; no score where it has none, and nothing where there is no judge."""
+        config = self.config.judge
+        if not config.url:
+            return [], None
+        try:
+            found = judge(caption, reference, config)
+        except ObjectError as error:
+            return [], f"{error.kind}: {error.reason}"
+        name = judge_name(config)
+        return [{"entry": JUDGE, "metric": name, "of": OURS, "value": [found.score]}], found.reason
 
     # ---- what is common
 
@@ -228,17 +299,26 @@ class Evaluator:
         return load_encoder(*looking, self.device, "evaluate.image_weights")
 
     def _mean(self, target: Pictures) -> Pictures:
-        return Pictures(self.baselines.mean().to(self.device).expand_as(target.rgb))
+        mean, side = self.baselines.mean().to(self.device), target.rgb.shape[-1]
+        if mean.shape[-1] != side:
+            mean = F.interpolate(mean[None], (side, side), mode="bilinear", antialias=True)[0]
+        return Pictures(mean.expand_as(target.rgb))
 
-    def _row(self, item: Item, subject: Subject, metrics: Mapping[str, Metric], **about: Any) -> Row:
-        numbers = measure(subject, metrics, self.tools)
+    def _measured(self, judged: Judged) -> Iterator[Row]:
+        """The rows of one object."""
+        item, subject = judged.item, judged.subject
+        numbers = measure(subject, judged.metrics, self.tools)
         lines = [subject.target.rgb, subject.shown[OURS].rgb]
         lines += [subject.shown[NEAREST].rgb] if NEAREST in subject.shown else []
-        return {**_about(item), "numbers": numbers, "comparison": comparison(lines), **about}
+        about = {"prompt": judged.prompt, "nearest": judged.nearest}
+        yield {**_about(item), "numbers": numbers, "comparison": comparison(lines), **about}
 
 
-def open_evaluator(context: "Context[EvaluateConfig]") -> Evaluator:
-    """Load the models in this process.
+E = TypeVar("E", bound=Evaluator)
+
+
+def open_evaluator(context: "Context[EvaluateConfig]", kind: type[E] = Evaluator) -> E:  # type: ignore[assignment]
+    """Load the models in this process, for one kind of evaluator.
 
     Raises:
         UserError: a model is missing or has changed, or there is no GPU where one is asked for.
@@ -247,7 +327,7 @@ def open_evaluator(context: "Context[EvaluateConfig]") -> Evaluator:
     system, captioner = _system(context, device), None
     if "captioner" in context.models:
         captioner = Captioner.from_pretrained(context.models["captioner"].folder(), device)
-    return Evaluator(context, system, captioner, image_encoder_of(context), device)
+    return kind(context, system, captioner, image_encoder_of(context), device)
 
 
 def _system(context: "Context[EvaluateConfig]", device: torch.device) -> Sar3D | None:
@@ -257,8 +337,14 @@ def _system(context: "Context[EvaluateConfig]", device: torch.device) -> Sar3D |
     generators = generators_of(context, context.config.kinds, STAGE)
     found = {kind: generator.model.folder() for kind, generator in generators.items()}
     weights = {kind: generator.weights for kind, generator in generators.items()}
-    system = Sar3D(Folders(vqvae.folder(), found, "the models of evaluate"), device, weights)
+    mesher = context.models.get("flexicubes")
+    folders = Folders(
+        vqvae.folder(), found, "the models of evaluate", flexicubes=None if mesher is None else mesher.folder()
+    )
+    system = Sar3D(folders, device, weights)
     digests = {"vqvae": (system.vqvae_digest, vqvae.digest)}
+    if mesher is not None:
+        digests["flexicubes"] = (system.mesh_decoder().digest, mesher.digest)
     for kind, generator in generators.items():
         digests[kind] = (system.generator(kind).digest, generator.model.digest)
     if any(loaded != wanted for loaded, wanted in digests.values()):
@@ -280,10 +366,15 @@ def _codes(items: Sequence[Item], apart: set[int]) -> dict[str, tuple[int, list[
     return found
 
 
+def _pictures(made: Reconstruction) -> Pictures:
+    return Pictures(made.rgb, made.opacity, made.depth, made.normal)
+
+
 def _about(item: Item) -> Row:
-    empty = dict.fromkeys(("prompt", "nearest", "said", "references", "name", "category", "comparison"))
+    empty = dict.fromkeys(("prompt", "nearest", "said", "judged", "references", "name", "category", "comparison"))
     return {**empty, **{name: item[name] for name in ("uid", "object", "sha256", "what", "part")}}
 
 
-def _failure(item: Item, error: ObjectError) -> Failure:
+def failure_of(item: Item, error: ObjectError) -> Failure:
+    """Why an item has no row."""
     return Failure(item["uid"], item["_file"], STAGE, error.kind, error.reason, error.attempts, error.stderr)

@@ -9,7 +9,7 @@ from sar3d.compare.align import Alignment, align, icp, ring_of
 from sar3d.compare.draw import Drawing, draw
 from sar3d.compare.files import Found, find_files
 from sar3d.compare.load import Loaded, import_process, load_found
-from sar3d.compare.measure import Measured, cloud_of, measure_shape
+from sar3d.compare.measure import Measured, cloud_of, measure_floor, measure_shape
 from sar3d.compare.place import Placed, place, posed, turned
 from sar3d.compare.systems import SYSTEMS, Layout, System, system_named
 
@@ -30,6 +30,7 @@ __all__ = [
     "icp",
     "import_process",
     "load_found",
+    "measure_floor",
     "measure_shape",
     "place",
     "posed",

@@ -1,6 +1,7 @@
 """A system's file to a mesh, splats or pictures, parsed in a limited process: the files come from strangers."""
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +37,24 @@ def import_process(limits: Limits = Limits(120.0)) -> LimitedProcess:  # noqa: B
     return LimitedProcess("sar3d.compare.worker:handle", limits, env={"OMP_NUM_THREADS": "1"})
 
 
-def load_found(found: Found, process: LimitedProcess, limits: MeshLimits = MeshLimits()) -> Loaded:  # noqa: B008  frozen
+def load_found(
+    found: Found,
+    process: LimitedProcess,
+    limits: MeshLimits = MeshLimits(),  # noqa: B008  frozen
+    root: Path | None = None,
+) -> Loaded:
     """Read one object's file.
+
+    Args:
+        root: the folder outside which nothing is opened for a mesh; default the file's own.
 
     Raises `ObjectError`: what the readers of meshes and splats raise, `bad_archive`, `no_pictures`, `bad_picture`, and
     what `LimitedProcess.call` raises.
     """
     kind = found.layouts[0].kind
-    reply, blobs = process.call({"kind": kind, "path": str(found.path), "limits": asdict(limits)})
+    reply, blobs = process.call(
+        {"kind": kind, "path": str(found.path), "root": str(root or ""), "limits": asdict(limits)}
+    )
     try:
         if kind == "mesh":
             scene = unpack_scene(reply, blobs)

@@ -1,14 +1,16 @@
-"""What is measured of one placed object against its truth: shape numbers, points for COV and MMD, and a noise floor."""
+"""What is measured of one placed object against its truth: shape numbers, points for COV and MMD; and the noise floor."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import trimesh
 
 from sar3d.compare.place import Placed
 from sar3d.errors import ObjectError
+from sar3d.metrics.config import ShapeConfig
 from sar3d.metrics.shapes.chamfer import DISTANCES, chamfer
 from sar3d.metrics.shapes.points import Points, box_fit, generator, mesh_of, sample_surface
-from sar3d.metrics.shapes.surface import DEFAULTS, ShapeConfig, compare_shapes, noise_floor
+from sar3d.metrics.shapes.surface import DEFAULTS, compare_shapes, noise_floor
 
 CLOUD = 2048
 """Points of an object for COV, MMD and 1-NNA."""
@@ -22,8 +24,6 @@ class Measured:
 
     values: dict[str, float]
     """By metric."""
-    floor: dict[str, float]
-    """Of the truth against itself, by metric."""
     absent: dict[str, str]
     """Reasons by metric without a value."""
     points: Points
@@ -46,23 +46,30 @@ def measure_shape(
     Raises:
         ObjectError: one of the two has no surface.
     """
+    true = _true_mesh(truth)
+    if placed.scene is None:
+        return _of_centers(placed, truth, uid)
+    found = compare_shapes(mesh_of(placed.scene), true, uid, config, normalizations=("unit_box",))
+    values, absent = dict(found.values), dict(found.absent)
+    if posed is not None and posed.scene is not None:
+        at_scale = compare_shapes(mesh_of(posed.scene), true, uid, config, normalizations=("posed",))
+        values, absent = values | at_scale.values, absent | at_scale.absent
+    else:
+        names = (name.removesuffix("_unit_box") for name in found.values)
+        absent |= {f"{name}_posed": "its files do not keep the size and position of the object" for name in names}
+    return Measured(values, absent, cloud_of(placed, uid, "made"), "mesh")
+
+
+def measure_floor(truth: Placed, uid: str, config: ShapeConfig = DEFAULTS) -> Measured:
+    """What the numbers say of a second sample of the truth: the noise that every number has. Raises as `measure_shape`."""
+    found = noise_floor(_true_mesh(truth), uid, config)
+    return Measured(found.values, found.absent, cloud_of(truth, uid, "truth again"), "mesh")
+
+
+def _true_mesh(truth: Placed) -> trimesh.Trimesh:
     if truth.scene is None:
         raise ValueError("the truth is a mesh")
-    true = mesh_of(truth.scene)
-    floor = noise_floor(true, uid, config).values
-    if placed.scene is None:
-        return _of_centers(placed, truth, uid, floor)
-    unknown = "its files do not keep the size and position of the object"
-    found = compare_shapes(mesh_of(placed.scene), true, uid, config)
-    values = {name: value for name, value in found.values.items() if name.endswith("_unit_box")}
-    absent = {name: reason for name, reason in found.absent.items() if name.endswith("_unit_box")}
-    if posed is not None and posed.scene is not None:
-        at_scale = compare_shapes(mesh_of(posed.scene), true, uid, config)
-        values |= {name: value for name, value in at_scale.values.items() if name.endswith("_posed")}
-        absent |= {name: reason for name, reason in at_scale.absent.items() if name.endswith("_posed")}
-    else:
-        absent |= {name: unknown for name in found.values if name.endswith("_posed")}
-    return Measured(values, floor, absent, cloud_of(placed, uid, "made"), "mesh")
+    return mesh_of(truth.scene)
 
 
 def cloud_of(placed: Placed, uid: str, role: str, count: int = CLOUD) -> Points:
@@ -85,9 +92,10 @@ def cloud_of(placed: Placed, uid: str, role: str, count: int = CLOUD) -> Points:
     return box_fit(centers)(centers[chosen])
 
 
-def _of_centers(placed: Placed, truth: Placed, uid: str, floor: dict[str, float]) -> Measured:
+def _of_centers(placed: Placed, truth: Placed, uid: str) -> Measured:
     """Of splats, only distances between points are known."""
     points, true = cloud_of(placed, uid, "made"), cloud_of(truth, uid, "truth")
     values = {f"sampled_{d}_unit_box": chamfer(points, true, d) for d in DISTANCES}
-    absent = {name: "splats have no surface, only centers" for name in floor if name not in values}
-    return Measured(values, floor, absent, points, "splat_centers")
+    names = ("chamfer_l1", "chamfer_l2", "normal_consistency", "signed_normal_consistency", "volume_iou")
+    absent = {f"{name}_unit_box": "splats have no surface, only centers" for name in names}
+    return Measured(values, absent, points, "splat_centers")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sar3d.compare.load import Loaded
 from sar3d.errors import ObjectError
 from sar3d.meshes import Scene
+from sar3d.meshes.scene import Material, Primitive
 from sar3d.splats import Splats
 
 SIDE = 0.9
@@ -27,6 +28,13 @@ class Placed:
     splats: Splats | None
     matrix: Matrix
     """From the coordinates of the file to the world."""
+
+
+def standing(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Placed:
+    """Triangles of our own, vertices (V, 3) in the world and faces (F, 3), as they stand."""
+    normals = np.zeros((len(vertices), 3), np.float32)
+    primitive = Primitive(vertices.astype(np.float32), normals, faces.astype(np.uint32), Material())
+    return Placed(Scene((primitive,)), None, np.eye(4))
 
 
 def place(loaded: Loaded) -> Placed:

@@ -34,7 +34,7 @@ def handle(request: Json, blobs: list[bytes]) -> tuple[Json, list[Any]]:
     limits = MeshLimits(**request["limits"])
     # Loaders that are told y points up leave coordinates as the file has them.
     if path.suffix.lower() != ".zip":
-        return pack_scene(load_scene(path, limits=limits))
+        return pack_scene(load_scene(path, Path(request["root"]) if request["root"] else None, limits))
     with tempfile.TemporaryDirectory() as folder:
         return pack_scene(load_scene(_unpacked(path, Path(folder), limits), limits=limits))
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import requests
@@ -28,21 +28,25 @@ PROMPT = (
 )
 
 
+_WHERE: dict[str, bool] = {"identity": False}
+"""What changes no score."""
+
+
 @dataclass(frozen=True)
 class JudgeConfig:
     """Where the judge is and how it is asked."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    url: str = ""
+    url: str = field(default="", metadata=_WHERE)
     """Address of the endpoint up to and without `/chat/completions`; empty: no judge."""
     model: str = ""
     """Name of the model, as the endpoint calls it."""
     prompt: str = PROMPT
     """What the judge is told; it must ask for JSON with `score` and `reason`."""
-    seconds: float = 60.0
+    seconds: float = field(default=60.0, metadata=_WHERE)
     """Time for one answer."""
-    attempts: int = 3
+    attempts: int = field(default=3, metadata=_WHERE)
     """Tries for one answer."""
 
 

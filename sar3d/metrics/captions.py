@@ -35,7 +35,18 @@ class CaptionMetrics(TypedDict):
     """What `caption_metrics` gives."""
 
     values: dict[str, float]
-    """Means over the captions, by name of the metric, each between 0 and 1 (`minilm_similarity`: from -1)."""
+    """Means over the captions, by name of the metric, each between 0 and 1 (`minilm_similarity`: from -1).
+
+    | metric | what it is |
+    |---|---|
+    | `bleu_1` | BLEU of single words over the whole corpus, with its brevity penalty (Papineni et al. 2002) |
+    | `rouge_l` | F1 of the longest common subsequence, best reference, no stemming (Lin 2004) |
+    | `meteor` | METEOR, best reference (Banerjee and Lavie 2005) |
+    | `minilm_similarity` | cosine of the sentence embeddings of all-MiniLM-L6-v2, best reference |
+    | `noun_accuracy` | the last word of the name stands in the caption |
+    | `category_accuracy` | the longest known name in the caption, else the last known noun, is of the object's category |
+    | `color_accuracy` | the set of color words equals that of a reference; none and none are equal |
+    """
     absent: dict[str, str]
     """Metrics that could not be computed, with the reason in one sentence."""
 
@@ -49,17 +60,7 @@ def caption_metrics(
     known: Known = (),
     device: str = "cpu",
 ) -> CaptionMetrics:
-    """Measure one caption per object against the object's references, name and category.
-
-    | metric | what it is |
-    |---|---|
-    | `bleu_1` | BLEU of single words over the whole corpus, with its brevity penalty (Papineni et al. 2002) |
-    | `rouge_l` | F1 of the longest common subsequence, best reference, no stemming (Lin 2004) |
-    | `meteor` | METEOR, best reference (Banerjee and Lavie 2005) |
-    | `minilm_similarity` | cosine of the sentence embeddings of all-MiniLM-L6-v2, best reference |
-    | `noun_accuracy` | the last word of the name stands in the caption |
-    | `category_accuracy` | the longest known name in the caption, else the last known noun, is of the object's category |
-    | `color_accuracy` | the set of color words equals that of a reference; none and none are equal |
+    """Measure one caption per object against the object's references, name and category, see `CaptionMetrics`.
 
     Args:
         known: further names and categories that a caption may name, for example those of the training objects.
@@ -71,14 +72,15 @@ def caption_metrics(
     _check(predictions, references, names, categories)
     values = {"bleu_1": _bleu(predictions, references), "rouge_l": _rouge(predictions, references)}
     absent: dict[str, str] = {}
-    try:
-        values["meteor"] = _meteor(predictions, references, wordnet())
-    except UserError as error:
-        absent["meteor"] = str(error)
-    try:
-        values["minilm_similarity"] = _similarity(predictions, references, _minilm(device))
-    except UserError as error:  # the package with its weights is not installed
-        absent["minilm_similarity"] = str(error)
+    fetched = {  # of packages or data that may not be installed
+        "meteor": lambda: _meteor(predictions, references, wordnet()),
+        "minilm_similarity": lambda: _similarity(predictions, references, _minilm(device)),
+    }
+    for metric, measure in fetched.items():
+        try:
+            values[metric] = measure()
+        except UserError as error:
+            absent[metric] = str(error)
     nouns = [noun(name) in words(caption) for caption, name in zip(predictions, names, strict=True)]
     vocabulary = _vocabulary([*zip(names, categories, strict=True), *known])
     named = [wanted in _named(p, vocabulary) for p, wanted in zip(predictions, categories, strict=True)]

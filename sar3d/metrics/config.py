@@ -19,3 +19,19 @@ class PerceptualConfig:
     """Hub repository with torchvision's VGG-16."""
     file: str = "model.safetensors"
     """File of `repository`."""
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """How a shape is compared with its truth; part of the identity of the numbers."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    points: int = 8192
+    """Points drawn on each surface."""
+    thresholds: tuple[float, ...] = (0.01, 0.02)
+    """Of the F-scores, in parts of the longest side of the box."""
+    volume_points: int = 65536
+    """Points in the box of both shapes that estimate the volume IoU."""
+    seed: int = 0
+    """Of all points."""

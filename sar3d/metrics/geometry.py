@@ -1,12 +1,19 @@
-"""How close the shape is: depth and normals as they are seen, one number per image. Unknown values are NaN, never 0."""
+"""How close the shape is: depth, normals, masks and surfaces as they are seen. Unknown values are NaN, never 0."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import reduce
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from sar3d.vqvae.cameras import rays_of, z_depth
+
+_POINTS = 20_000
+"""Of each visible surface, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,40 @@ def normal_error(
     known = (sine > 0) | (cosine != 0)
     angle = torch.where(known, torch.rad2deg(torch.atan2(sine, cosine)), torch.full_like(cosine, 90.0))
     return _mean_where(angle, mask)
+
+
+def mask_iou(opacity: Float[Tensor, "N h w"], target: Float[Tensor, "N h w"]) -> float:
+    """Intersection over union of all views' pixels that are covered by more than half; NaN where none is."""
+    ours, theirs = opacity > 0.5, target > 0.5
+    union = (ours | theirs).sum()
+    return float((ours & theirs).sum() / union) if union else float("nan")
+
+
+def visible_chamfer(
+    depth: Float[Tensor, "V h w"], target: Float[Tensor, "V h w"], cameras: Float[Tensor, "V 25"]
+) -> float:
+    """Mean of the two mean distances between the surfaces that V cameras see, in world units; NaN where one is not seen.
+
+    Args:
+        depth, target: z-depth at pixel centers, 0 where there is nothing.
+    """
+    from scipy.spatial import cKDTree  # the other distances are measured on machines without it, too
+
+    ours, theirs = visible_points(depth, cameras), visible_points(target, cameras)
+    if not len(ours) or not len(theirs):
+        return float("nan")
+    there, back = cKDTree(theirs).query(ours)[0], cKDTree(ours).query(theirs)[0]
+    return float(there.mean() + back.mean()) / 2
+
+
+def visible_points(depth: Float[Tensor, "V h w"], cameras: Float[Tensor, "V 25"]) -> NDArray[np.float32]:
+    """(N, 3) world points at the centers of pixels with z-depth `depth`, spread evenly if they are many."""
+    depth, cameras = depth.cpu(), cameras.cpu()
+    rays = rays_of(cameras, *depth.shape[-2:])
+    along = z_depth(torch.ones_like(rays.directions[..., 0]), rays.directions, cameras)
+    points = rays.origins + rays.directions * (depth.flatten(1) / along)[..., None]
+    seen: NDArray[np.float32] = points[depth.flatten(1) > 0].numpy()
+    return seen[:: max(1, len(seen) // _POINTS)]
 
 
 def _mean_where(values: Float[Tensor, "N h w"], mask: Bool[Tensor, "N h w"]) -> Float[Tensor, "N"]:

@@ -5,7 +5,7 @@ further objects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -91,7 +91,11 @@ def set_numbers(distances: SetDistances, name: str, resamples: int = RESAMPLES, 
     enough = min(len(distances.generated), count) >= 6
 
     def halves(statistic: Callable[[SetDistances], float]) -> Interval | None:
-        return half_subsamples(statistic, distances, resamples, seed) if enough else None
+        if not enough:
+            return None
+        found = half_subsamples(statistic, distances, resamples, seed)
+        # Both are shares; the spread of halves around the number knows nothing of that.
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
     mmd = bootstrap(mmd_of(distances), count, resamples, seed)
     found = [

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sar3d.metrics.captions import CaptionMetrics, caption_metrics
-from sar3d.metrics.geometry import depth_error, normal_error
+from sar3d.metrics.geometry import depth_error, mask_iou, normal_error, visible_chamfer
 from sar3d.metrics.image import foreground_psnr, psnr, ssim
 from sar3d.metrics.lpips import PerceptualLoss
 
@@ -63,6 +63,8 @@ class Subject:
     """Captions of what is shown."""
     field: "Field | None" = None
     """Of `ours`, for metrics of shape."""
+    cameras: Float[Tensor, "V 25"] | None = None
+    """Of the pictures; without them points of surfaces are not known."""
 
 
 @dataclass(frozen=True)
@@ -207,21 +209,48 @@ def _perceptual(subject: Subject, tools: Tools) -> Numbers:
 
 
 def _depth(subject: Subject, tools: Tools) -> Numbers:
-    target, made = subject.target, subject.shown[OURS]
-    if target.depth is None or target.opacity is None or made.depth is None or made.opacity is None:
-        return {}
-    found = depth_error(made.depth, made.opacity, target.depth, target.opacity)
-    return {"depth_error": {OURS: [_mean(found.error)]}, "depth_missing": {OURS: [_mean(found.missing)]}}
+    target = subject.target
+    errors: dict[str, list[float]] = {}
+    missing: dict[str, list[float]] = {}
+    for of, made in subject.shown.items():
+        if target.depth is None or target.opacity is None or made.depth is None or made.opacity is None:
+            continue
+        found = depth_error(made.depth, made.opacity, target.depth, target.opacity)
+        errors[of], missing[of] = [_mean(found.error)], [_mean(found.missing)]
+    return {"depth_error": errors, "depth_missing": missing}
 
 
 def _normal(subject: Subject, tools: Tools) -> Numbers:
-    target, made = subject.target, subject.shown[OURS]
-    if target.normal is None or target.opacity is None or made.normal is None or made.opacity is None:
-        return {}
-    inside = (target.opacity > 0.5) & (made.opacity > 0.5)
-    if target.depth is not None:
-        inside &= target.depth > 0
-    return {"normal_error": {OURS: [_mean(normal_error(made.normal, target.normal, inside))]}}
+    target = subject.target
+    errors: dict[str, list[float]] = {}
+    for of, made in subject.shown.items():
+        if target.normal is None or target.opacity is None or made.normal is None or made.opacity is None:
+            continue
+        inside = (target.opacity > 0.5) & (made.opacity > 0.5)
+        if target.depth is not None:
+            inside &= target.depth > 0
+        errors[of] = [_mean(normal_error(made.normal, target.normal, inside))]
+    return {"normal_error": errors}
+
+
+def _mask(subject: Subject, tools: Tools) -> Numbers:
+    """Over the pixels of all views."""
+    true = subject.target.opacity
+    found: dict[str, list[float]] = {}
+    for of, made in subject.shown.items():
+        if true is not None and made.opacity is not None:
+            found[of] = [mask_iou(made.opacity, true)]
+    return {"mask_iou": found}
+
+
+def _visible(subject: Subject, tools: Tools) -> Numbers:
+    target, cameras = subject.target, subject.cameras
+    found: dict[str, list[float]] = {}
+    for of, made in subject.shown.items():
+        if target.depth is not None and cameras is not None and made.depth is not None and made.opacity is not None:
+            seen = torch.where(made.opacity > 0.5, made.depth, 0.0)
+            found[of] = [visible_chamfer(seen, target.depth, cameras)]
+    return {"chamfer_visible": found}
 
 
 @torch.no_grad()
@@ -269,6 +298,8 @@ RECONSTRUCTION: dict[str, Metric] = {
     "perceptual": Metric(_perceptual, "lower"),
     "depth": Metric(_depth, "lower"),
     "normal": Metric(_normal, "lower"),
+    "mask": Metric(_mask),
+    "visible": Metric(_visible, "lower"),
 }
 """What is measured of objects that were encoded and decoded."""
 

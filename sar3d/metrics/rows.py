@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sar3d.metrics.features.networks import PictureFeatures
+from sar3d.metrics.features.networks import PictureFeatures, SetNames
 from sar3d.metrics.shapes.points import PackedPoints, Points, pack_points, unpack_points
 
 
@@ -25,14 +25,19 @@ def system_schema() -> pa.Schema:
         pa.field("numbers", pa.map_(text, number), metadata={"about": "value by metric"}),
         pa.field("absent", pa.map_(text, text), metadata={"about": "reason by metric that has no value"}),
         pa.field("seconds", pa.map_(text, number), metadata={"about": "latency by part"}),
-        pa.field("network", text, metadata={"about": "Fréchet metric that the features belong to"}),
+        pa.field("device", text, metadata={"about": "what the latency was measured on"}),
+        pa.field(
+            "distances",
+            pa.list_(text),
+            metadata={"about": "names of the Fréchet, the kernel and the fast Fréchet distance of the features"},
+        ),
         pa.field("features", pa.binary(), metadata={"about": "float16, views by channels"}),
         pa.field("fast_features", pa.binary(), metadata={"about": "float16, views by channels, for intervals"}),
         pa.field("views", pa.int32()),
         pa.field("points", pa.binary(), metadata={"about": "uint16, N by 3: origin + step * value"}),
         pa.field("points_origin", pa.list_(number)),
         pa.field("points_step", number),
-        pa.field("points_from", text, metadata={"about": "mesh or splat_centers"}),
+        pa.field("points_from", text, metadata={"about": "mesh or splat_centers; null: no shape"}),
         pa.field(
             "transform", pa.list_(number), metadata={"about": "16 numbers, file to world, row-major; null for ours"}
         ),
@@ -42,14 +47,31 @@ def system_schema() -> pa.Schema:
     return pa.schema(fields, metadata={"format": "sar3d-systems", "format_version": "1"})
 
 
-def feature_columns(network: str, features: PictureFeatures) -> dict[str, Any]:
-    """Columns of the features of an object's pictures; `network` is the name of their Fréchet metric."""
+_NAMES = system_schema().names
+
+
+def system_row(**values: Any) -> dict[str, Any]:
+    """A row of these columns; maps are given as dictionaries, and what is not given is null."""
+    unknown = values.keys() - set(_NAMES)
+    if unknown:
+        raise KeyError(f"rows of systems have no column {sorted(unknown)[0]}")
+    row = dict.fromkeys(_NAMES) | values
+    return {name: list(value.items()) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def feature_columns(names: SetNames, features: PictureFeatures) -> dict[str, Any]:
+    """Columns of the features of an object's pictures; `names` are those of their distances."""
     return {
-        "network": network,
+        "distances": [names.frechet, names.kernel, names.fast],
         "features": features.full.astype("<f2").tobytes(),
         "fast_features": features.fast.astype("<f2").tobytes(),
         "views": len(features.full),
     }
+
+
+def set_names_of(row: Mapping[str, Any]) -> SetNames:
+    """What distances of a row's features are called."""
+    return SetNames(*row["distances"])
 
 
 def features_of(row: Mapping[str, Any]) -> PictureFeatures:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import io
 import json
 import shutil
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import rendered
 import torch
-from generators import captioner as make_captioner
+from evaluated import HELD_OUT, OBJECTS, configure, root
 from PIL import Image
 
 from pipelines.evaluate import EvaluateStage
@@ -49,28 +48,6 @@ from sar3d.training.task import Alone
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = EvaluateStage()
-OBJECTS, HELD_OUT = 2, 3
-
-
-@functools.cache
-def root() -> Path:
-    """A root of its own with views, tokens, conditions, and a captioner beside them."""
-    folder = rendered.root().parent / "evaluation"
-    shutil.copytree(rendered.root(), folder, ignore=shutil.ignore_patterns("cache_*"))
-    make_captioner(folder.parent / "captioner", hub.digest(rendered.model()))
-    for name in ("cache_tokens", "cache_conditions"):
-        rendered.run(STAGES[name], rendered.configure(folder, f"{name}.shard_objects=99"))
-    return folder
-
-
-def configure(*overrides: str, where: Path | None = None) -> Any:
-    bundle = generators.bundle()
-    words = [f"generate.vqvae={bundle}/vqvae", "evaluate.reconstruction=true", "evaluate.captions=true"]
-    words += [f"generate.{kind}_model={bundle}/ar_{kind}" for kind in ("text", "image")]
-    words += [f"caption.captioner={rendered.root().parent}/captioner", "caption.decoding={max_new_tokens: 4}"]
-    words += [f"train_vqvae.data.held_out={HELD_OUT}", f"evaluate.objects={OBJECTS}", f"evaluate.compared={HELD_OUT}"]
-    words += ["evaluate.mean_objects=3", "evaluate.shard_objects=8"]
-    return rendered.configure(where or root(), *words, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,16 @@ class Given(nn.Module):
 def frechet_distance(made: Condition, truth: Condition) -> float:
     """Squared Fréchet distance of the Gaussians with the means and covariances of two sets (Heusel et al. 2017).
 
+    Of sets that are smaller than their features are wide it is the same number, taken from the pictures themselves: their
+    covariances have no more directions than there are pictures.
+
     Raises:
         UserError: a set has fewer than two pictures.
     """
     if min(len(made), len(truth)) < 2:
         raise UserError(f"a Fréchet distance needs two pictures on either side, not {len(made)} and {len(truth)}")
+    if max(len(made), len(truth)) < made.shape[1]:
+        return max(0.0, float(_of_few([made], [truth])(np.ones((1, 1), np.int64))[0]))
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=Given(made.shape[1])).set_dtype(torch.float64)
@@ -51,6 +56,8 @@ def frechet_of(made: Sequence[Condition], truth: Sequence[Condition]) -> Statist
 
     Both sides are drawn together: they are of the same objects.
     """
+    if max(sum(map(len, made)), sum(map(len, truth))) < made[0].shape[1]:
+        return _of_few(made, truth)
     ours, true = _Moments(made), _Moments(truth)
     at_once = max(1, _NUMBERS // made[0].shape[1] ** 2)
 
@@ -60,6 +67,30 @@ def frechet_of(made: Sequence[Condition], truth: Sequence[Condition]) -> Statist
         return np.array([_distance(*numbers) for chunk in moments for numbers in chunk])
 
     return statistic
+
+
+def _of_few(made: Sequence[Condition], truth: Sequence[Condition]) -> Statistic:
+    """The distance where features are wider than there are pictures.
+
+    With the centered and weighted pictures of a side as rows of A, its covariance is AᵀA. The trace of the root of AᵀA BᵀB
+    is the sum of the singular values of ABᵀ, a matrix of pictures by pictures.
+    """
+    sides = [
+        (np.concatenate(of).astype(np.float64), np.repeat(np.arange(len(of)), [len(o) for o in of]))
+        for of in (made, truth)
+    ]
+
+    def distance(counts: NDArray[np.int64]) -> float:
+        means, rows = [], []
+        for features, owner in sides:
+            drawn = counts[owner].astype(np.float64)
+            means.append(drawn @ features / drawn.sum())
+            rows.append(np.sqrt(drawn / (drawn.sum() - 1))[:, None] * (features - means[-1]))
+        cross = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+        spread = sum(float(np.square(side).sum()) for side in rows)
+        return float(np.square(means[0] - means[1]).sum() + spread - 2 * cross)
+
+    return lambda counts: np.array([distance(drawn) for drawn in counts])
 
 
 _NUMBERS = 1 << 25

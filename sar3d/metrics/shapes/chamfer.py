@@ -25,15 +25,23 @@ def chamfer(a: Points, b: Points, distance: Distance = "chamfer_l2") -> float:
 
 
 def distance_rows(
-    rows: Sequence[Points], columns: Sequence[Points], distance: Distance = "chamfer_l2", device: str = "cpu"
+    rows: Sequence[Points],
+    columns: Sequence[Points],
+    distance: Distance = "chamfer_l2",
+    device: str = "cpu",
+    first: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
     """(R, C) distances between R and C clouds: one block of rows of a matrix.
 
     The blocks of a matrix are independent and equal whatever their size, so that they can be tasks of their own.
+
+    Args:
+        first: the first column of each row that is computed, what lies left of it is 0; default all.
     """
+    starts = first or [0] * len(rows)
     if torch.device(device).type == "cpu":
-        return _by_trees(rows, columns, distance)
-    return dense_rows(rows, columns, distance, device)
+        return _by_trees(rows, columns, distance, starts)
+    return dense_rows(rows, columns, distance, device, starts)
 
 
 def symmetric_rows(
@@ -42,10 +50,7 @@ def symmetric_rows(
     """(stop - start, N) rows of the matrix of N clouds with themselves, of which only what lies right of the diagonal
     is computed; the rest is 0. `symmetric` completes the stacked rows.
     """
-    block = np.zeros((stop - start, len(clouds)))
-    for row in range(start, stop):
-        block[row - start, row + 1 :] = distance_rows([clouds[row]], clouds[row + 1 :], distance, device)[0]
-    return block
+    return distance_rows(clouds[start:stop], clouds, distance, device, range(start + 1, stop + 1))
 
 
 def symmetric(upper: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -53,12 +58,15 @@ def symmetric(upper: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.triu(upper, 1) + np.triu(upper, 1).T
 
 
-def _by_trees(rows: Sequence[Points], columns: Sequence[Points], distance: Distance) -> NDArray[np.float64]:
-    trees = [KDTree(_in_order(cloud)) for cloud in columns]
+def _by_trees(
+    rows: Sequence[Points], columns: Sequence[Points], distance: Distance, first: Sequence[int]
+) -> NDArray[np.float64]:
+    least = min(first, default=0)
+    trees = [KDTree(_in_order(cloud)) for cloud in columns[least:]]
     block = np.zeros((len(rows), len(columns)))
     for i, cloud in enumerate(rows):
         tree = KDTree(_in_order(cloud))
-        for j, other in enumerate(trees):
+        for j, other in enumerate(trees[first[i] - least :], first[i]):
             block[i, j] = _of_nearest(other.query(tree.data)[0], tree.query(other.data)[0], distance)
     return block
 
@@ -76,15 +84,20 @@ def _of_nearest(there: NDArray[np.float64], back: NDArray[np.float64], distance:
 
 
 def dense_rows(
-    rows: Sequence[Points], columns: Sequence[Points], distance: Distance = "chamfer_l2", device: str = "cuda"
+    rows: Sequence[Points],
+    columns: Sequence[Points],
+    distance: Distance = "chamfer_l2",
+    device: str = "cuda",
+    first: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
     """`distance_rows` from the distances of all pairs of points, in float64."""
     clouds = [torch.from_numpy(cloud).to(device, torch.float64) for cloud in columns]
     block = np.zeros((len(rows), len(columns)))
     for i, cloud in enumerate(rows):
         a = torch.from_numpy(cloud).to(device, torch.float64)
-        nearest = [_nearest(a, b) for b in clouds]
-        block[i] = [_of_nearest(there.cpu().numpy(), back.cpu().numpy(), distance) for there, back in nearest]
+        start = first[i] if first else 0
+        nearest = [_nearest(a, b) for b in clouds[start:]]
+        block[i, start:] = [_of_nearest(there.cpu().numpy(), back.cpu().numpy(), distance) for there, back in nearest]
     return block
 
 

@@ -18,21 +18,23 @@ def matrix_schema() -> pa.Schema:
     """Schema of the rows."""
     fields = [
         pa.field("uid", pa.string(), metadata={"about": "shape that the distances start from"}),
+        pa.field("system", pa.string(), metadata={"about": "whose shape it is; truth for references"}),
         pa.field("part", pa.string(), metadata={"about": "between, of_generated, of_references"}),
         pa.field("distances", pa.list_(pa.float64()), metadata={"about": "to the columns of the part, in their order"}),
     ]
     return pa.schema(fields, metadata={"format": "sar3d-distances", "format_version": "1"})
 
 
-def matrix_rows(part: Part, uids: Sequence[str], block: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Rows of a block whose R rows belong to `uids`."""
-    return [{"uid": uid, "part": part, "distances": row.tolist()} for uid, row in zip(uids, block, strict=True)]
+def matrix_rows(part: Part, system: str, uids: Sequence[str], block: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Rows of a block whose R rows belong to the shapes `uids` of a system."""
+    pairs = zip(uids, block, strict=True)
+    return [{"uid": uid, "system": system, "part": part, "distances": row.tolist()} for uid, row in pairs]
 
 
 def set_distances(
     generated: Sequence[str], references: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> SetDistances:
-    """The matrices of all rows, in whatever order they come.
+    """The matrices of the rows of one system and of the references, in whatever order they come.
 
     Raises:
         ValueError: rows are missing.

@@ -6,17 +6,19 @@ them: they are above 0 even then. What all metrics say of two independent sample
 (`noise_floor`): print it beside the numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import igl
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from sar3d.metrics.config import ShapeConfig
 from sar3d.metrics.shapes.chamfer import DISTANCES, chamfer
 from sar3d.metrics.shapes.points import (
     NORMALIZATIONS,
+    Normalization,
     Points,
     SurfacePoints,
     fits,
@@ -26,23 +28,6 @@ from sar3d.metrics.shapes.points import (
     used_vertices,
 )
 from sar3d.metrics.shapes.visible import visible_points
-
-
-@dataclass(frozen=True)
-class ShapeConfig:
-    """How a shape is compared with its truth; part of the identity of the numbers."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    points: int = 8192
-    """Points drawn on each surface."""
-    thresholds: tuple[float, ...] = (0.01, 0.02)
-    """Of the F-scores, in parts of the longest side of the box."""
-    volume_points: int = 65536
-    """Points in the box of both shapes that estimate the volume IoU."""
-    seed: int = 0
-    """Of all points."""
-
 
 DEFAULTS = ShapeConfig()
 
@@ -63,19 +48,21 @@ def compare_shapes(
     uid: str,
     config: ShapeConfig = DEFAULTS,
     role: str = "made",
+    normalizations: Sequence[Normalization] = NORMALIZATIONS,
 ) -> ShapeNumbers:
-    """All numbers of a mesh against its truth, by both normalizations. Both stand in the same world.
+    """All numbers of a mesh against its truth, by each normalization. Both stand in the same world.
 
     Args:
         uid: of the object; the points follow from it.
         role: what the first mesh's points are drawn for; see `sample_surface`.
+        normalizations: those that are wanted.
 
     Raises:
         ObjectError: one of the two has no surface.
     """
     values: dict[str, float] = {}
     absent: dict[str, str] = {}
-    for normalization in NORMALIZATIONS:
+    for normalization in normalizations:
         fit, true_fit = fits(used_vertices(made), used_vertices(truth), normalization)
         pair = _Pair(fitted(made, fit), fitted(truth, true_fit), uid, role, config)
         values |= {f"{name}_{normalization}": value for name, value in pair.surface("").items()}

@@ -14,9 +14,11 @@ from sar3d.compare import (
     SYSTEMS,
     Drawing,
     align,
+    cloud_of,
     find_files,
     import_process,
     load_found,
+    measure_floor,
     measure_shape,
     place,
     posed,
@@ -29,8 +31,9 @@ from sar3d.compare.place import Placed, fitted, transformed, turned
 from sar3d.errors import ObjectError, UserError
 from sar3d.isolation import LimitedProcess
 from sar3d.meshes.scene import Material, Primitive, Scene
+from sar3d.metrics.config import ShapeConfig
 from sar3d.metrics.shapes.points import mesh_of
-from sar3d.metrics.shapes.surface import ShapeConfig, inside
+from sar3d.metrics.shapes.surface import inside
 from sar3d.render import Renderer, make_renderer
 
 
@@ -193,7 +196,9 @@ def test_a_system_is_measured_against_the_truth(tmp_path: Path, process: Limited
     assert found.values["chamfer_l1_unit_box"] < 1e-4
     assert found.values["fscore_0.01_unit_box"] == 1.0
     assert "do not keep the size" in found.absent["chamfer_l1_posed"]
-    assert found.floor["sampled_chamfer_l1_unit_box"] > 0
+    floor = measure_floor(TRUTH, UID, config)
+    assert floor.values["sampled_chamfer_l1_unit_box"] > floor.values["chamfer_l1_unit_box"]
+    assert not np.array_equal(floor.points, cloud_of(TRUTH, UID, "truth")), "another sample of the same surface"
     layouts.MESHES["trellis glb"][1](tmp_path / "trellis")
     loaded = imported(tmp_path / "trellis", "trellis", process)
     assert measure_shape(place(loaded), TRUTH, UID, posed(loaded), config).values["chamfer_l1_posed"] < 1e-4

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import linalg
 
 from sar3d.errors import UserError
 from sar3d.metrics.confidence import bootstrap, half_subsamples, mean_of, mmd_of, paired
@@ -103,6 +104,21 @@ def test_the_resampled_statistics_are_the_distances() -> None:
     whole = np.concatenate(made), np.concatenate(true)
     assert frechet_of(made, true)(ones)[0] == pytest.approx(frechet_distance(*whole), rel=1e-6)
     assert kernel_of(kernel_blocks(made, true))(ones)[0] == pytest.approx(kernel_distance(*whole).value, abs=1e-9)
+
+
+def test_few_pictures_of_wide_features_have_the_distance_of_their_covariances() -> None:
+    random = np.random.default_rng(0)
+    made, true = (list(random.normal(shift, 1, (5, 3, 40))) for shift in (0.2, 0.0))
+    whole = [np.concatenate(side) for side in (made, true)]
+    roots = linalg.sqrtm(np.cov(whole[0].T) @ np.cov(whole[1].T) + 1e-12 * np.eye(40)).real
+    spread = np.trace(np.cov(whole[0].T)) + np.trace(np.cov(whole[1].T)) - 2 * np.trace(roots)
+    expected = np.square(whole[0].mean(0) - whole[1].mean(0)).sum() + spread
+    assert frechet_distance(*whole) == pytest.approx(expected, rel=1e-3)
+    counts = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 1, 1]])
+    drawn = [np.concatenate([side[i] for i in (0, 0, 2, 3, 4)]) for side in (made, true)]
+    found = frechet_of(made, true)(counts)
+    assert found == pytest.approx([frechet_distance(*whole), frechet_distance(*drawn)])
+    assert frechet_distance(whole[0], whole[0]) < 1e-9
 
 
 def test_objects_drawn_twice_do_not_raise_the_kernel_distance() -> None:

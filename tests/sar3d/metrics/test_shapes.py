@@ -10,11 +10,12 @@ import trimesh
 
 from sar3d.errors import ObjectError, UserError
 from sar3d.meshes.scene import Material, Primitive, Scene
+from sar3d.metrics.config import ShapeConfig
 from sar3d.metrics.shapes.chamfer import DISTANCES, Distance, chamfer, dense_rows, distance_rows, symmetric_rows
 from sar3d.metrics.shapes.matrix import matrix_rows, matrix_schema, set_distances
 from sar3d.metrics.shapes.points import mesh_of, pack_points, sample_surface, unpack_points
 from sar3d.metrics.shapes.sets import SetDistances, coverage, minimum_matching_distance, one_nn_accuracy
-from sar3d.metrics.shapes.surface import ShapeConfig, compare_shapes, inside, noise_floor
+from sar3d.metrics.shapes.surface import compare_shapes, inside, noise_floor
 
 SMALL = ShapeConfig(points=1024, volume_points=4096)
 
@@ -45,10 +46,10 @@ def test_a_matrix_is_the_same_in_any_blocks_and_order(tmp_path: Path) -> None:
     whole = distance_rows(made, true)
     assert np.array_equal(np.concatenate([distance_rows(made[:2], true), distance_rows(made[2:], true)]), whole)
     names, references = [f"m{i}" for i in range(5)], [f"t{i}" for i in range(6)]
-    rows = matrix_rows("between", names, whole)
+    rows = matrix_rows("between", "ours", names, whole)
     for i in (3, 0, 4, 1, 2):
-        rows += matrix_rows("of_generated", [names[i]], symmetric_rows(made, i, i + 1))
-    rows += matrix_rows("of_references", references, symmetric_rows(true, 0, 6))
+        rows += matrix_rows("of_generated", "ours", [names[i]], symmetric_rows(made, i, i + 1))
+    rows += matrix_rows("of_references", "truth", references, symmetric_rows(true, 0, 6))
     pq.write_table(pa.Table.from_pylist(rows[::-1], matrix_schema()), tmp_path / "matrix.parquet")
     stored = pq.read_table(tmp_path / "matrix.parquet").to_pylist()
     found = set_distances(names, references, stored)
