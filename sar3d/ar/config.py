@@ -15,13 +15,11 @@ DEPTH_OF_FULL_DROP_PATH = 24
 
 
 @dataclass(frozen=True)
-class ARConfig:
-    """Next-scale transformer with cross-attention to a condition. The defaults are the published image model."""
+class ARSizeConfig:
+    """The size of the transformer, whatever it is conditioned on and whichever codes it predicts."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    condition: ConditionKind = "image"
-    """What the model is conditioned on; it decides the order of a block's branches (published.md, transformer)."""
     depth: int = 24
     """Blocks."""
     width: int = 1536
@@ -39,6 +37,34 @@ class ARConfig:
     """Number of coarsest scales whose tokens are drawn one after another, each conditioned on those before it, so that they
     agree on one object where the condition does not determine it (`sar3d.ar.sequential`). 0 (published): all tokens of a
     scale are drawn at once."""
+
+    def __post_init__(self) -> None:
+        self._check_positive("depth", "width", "heads", "mlp_ratio")
+        if self.width % self.heads:
+            raise UserError(
+                f"the transformer has a width of {self.width}, which {self.heads} heads do not divide: "
+                "choose another number"
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise UserError(f"the transformer's drop_path is {self.drop_path}: it is a rate from 0 to below 1")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UserError(f"the transformer's {name} is {getattr(self, name)}: choose a positive number")
+
+    @property
+    def drop_path_rate(self) -> float:
+        """The last block's rate."""
+        return 0.1 * self.depth / DEPTH_OF_FULL_DROP_PATH if self.drop_path is None else self.drop_path
+
+
+@dataclass(frozen=True)
+class ARConfig(ARSizeConfig):
+    """Next-scale transformer with cross-attention to a condition. The defaults are the published image model."""
+
+    condition: ConditionKind = "image"
+    """What the model is conditioned on; it decides the order of a block's branches (published.md, transformer)."""
     codebook_size: int = 16384
     """K, entries of the VQVAE's codebook."""
     code_dim: int = 8
@@ -51,23 +77,8 @@ class ARConfig:
     """Channels of the condition's pooled vector."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "depth",
-            "width",
-            "heads",
-            "mlp_ratio",
-            "codebook_size",
-            "code_dim",
-            "context_dim",
-            "pooled_dim",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"the transformer's {name} is {getattr(self, name)}: choose a positive number")
-        if self.width % self.heads:
-            raise UserError(
-                f"the transformer has a width of {self.width}, which {self.heads} heads do not divide: "
-                "choose another number"
-            )
+        super().__post_init__()
+        self._check_positive("codebook_size", "code_dim", "context_dim", "pooled_dim")
         if not self.scales or min(self.scales) < 1:
             raise UserError(
                 f"the transformer cannot have the scales {list(self.scales)}: give side lengths such as 1,2,4"
@@ -77,8 +88,6 @@ class ARConfig:
                 f"the transformer's sequential_scales is {self.sequential_scales}: it is 0 or a number of its "
                 f"{len(self.scales)} scales"
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise UserError(f"the transformer's drop_path is {self.drop_path}: it is a rate from 0 to below 1")
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -105,61 +114,43 @@ class ARConfig:
         """Tokens that are drawn one after another."""
         return (0, *self.ends)[self.sequential_scales]
 
-    @property
-    def drop_path_rate(self) -> float:
-        """The last block's rate."""
-        return 0.1 * self.depth / DEPTH_OF_FULL_DROP_PATH if self.drop_path is None else self.drop_path
-
 
 _PER_DEPTH = 64
 """Width of a published model in units of its depth."""
 
 
-def _published(depth: int) -> ARConfig:
-    return ARConfig(depth=depth, width=_PER_DEPTH * depth)
+def _published(depth: int) -> ARSizeConfig:
+    return ARSizeConfig(depth=depth, width=_PER_DEPTH * depth)
 
 
-PRESETS: dict[str, ARConfig] = {
-    "tiny": ARConfig(depth=4, width=192, heads=4),
+PRESETS: dict[str, ARSizeConfig] = {
+    "tiny": ARSizeConfig(depth=4, width=192, heads=4),
     "d16": _published(16),
     "d24": _published(24),
     "d30": _published(30),
 }
 """Sizes. `tiny` trains on two CPU cores; the published models are d16 (text, 382.80 M parameters) and d24 (image,
-1243.27 M); see `preset` for the rest of a configuration."""
+1243.27 M)."""
 
 
-def preset(
-    name: str,
-    condition: ConditionKind,
-    *,
-    codebook_size: int,
-    code_dim: int,
-    scales: tuple[int, ...],
-    context_dim: int,
-    pooled_dim: int,
-) -> ARConfig:
-    """The configuration of that size for a VQVAE's codes and a condition encoder's widths.
+def preset(name: str, condition: ConditionKind, **shapes: Any) -> ARConfig:
+    """The configuration of that size.
+
+    Args:
+        shapes: of a VQVAE's codes and a condition encoder's widths: codebook_size, code_dim, scales, context_dim and
+            pooled_dim of `ARConfig`.
 
     Raises:
         UserError: there is no such preset.
     """
     if name not in PRESETS:
         raise UserError(f"there is no preset {name} of the transformer: choose one of {', '.join(PRESETS)}")
-    return dataclasses.replace(
-        PRESETS[name],
-        condition=condition,
-        codebook_size=codebook_size,
-        code_dim=code_dim,
-        scales=scales,
-        context_dim=context_dim,
-        pooled_dim=pooled_dim,
-    )
+    return ARConfig(**dataclasses.asdict(PRESETS[name]), condition=condition, **shapes)
 
 
 def to_dict(config: ARConfig) -> dict[str, Any]:
     """As JSON values."""
-    return dataclasses.asdict(config)
+    return {"condition": config.condition, **dataclasses.asdict(config)}
 
 
 def from_dict(values: dict[str, Any]) -> ARConfig:

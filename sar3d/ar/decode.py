@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sar3d.ar.blocks import Block
 from sar3d.ar.decoding_config import Decoding
 from sar3d.ar.draw import SamplingNoise
-from sar3d.ar.generated import Generated, OnScale, Precision, check_request, settled
-from sar3d.ar.session import Session
+from sar3d.ar.generated import Generated, Kept, OnScale, Precision, check_request, settled
+from sar3d.ar.session import DrawShape, Session
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions.condition import Condition
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
@@ -32,8 +32,9 @@ def generate(
     condition: Condition,
     empty: Condition,
     seeds: Sequence[int],
-    decoding: Decoding,
+    decoding: Decoding | Sequence[Decoding],
     *,
+    kept: Kept | None = None,
     precision: Precision = "auto",
     compile: bool | None = None,
     on_scale: OnScale | None = None,
@@ -46,15 +47,17 @@ def generate(
         condition: of the B prompts, on any device.
         empty: the empty condition (B = 1), for guidance.
         seeds: one per sample.
+        decoding: of all samples, or one per sample; see `batch_key` for which may be mixed.
+        kept: tokens that the samples begin with; a kept token is exactly the given one.
         precision: see `settled`.
         compile: see `Decoder`; None for not, since one generation is shorter than compilation.
         on_scale: called after every scale.
 
     Raises:
-        UserError: model, quantizer, conditions and seeds do not fit each other.
+        UserError: model, quantizer, conditions, seeds, settings and kept tokens do not fit each other.
     """
     decoder = Decoder(model, quantizer, precision=precision, compile=bool(compile))
-    return decoder.generate(condition, empty, seeds, decoding, on_scale=on_scale)
+    return decoder.generate(condition, empty, seeds, decoding, kept=kept, on_scale=on_scale)
 
 
 class Decoder:
@@ -91,31 +94,34 @@ class Decoder:
         condition: Condition,
         empty: Condition,
         seeds: Sequence[int],
-        decoding: Decoding,
+        decoding: Decoding | Sequence[Decoding],
         *,
+        kept: Kept | None = None,
         on_scale: OnScale | None = None,
     ) -> Generated:
         """See the function of this name."""
-        check_request(self.model, self.quantizer, condition, empty, seeds)
-        session, (prepare, *scales) = self._session(len(condition), condition.tokens.shape[1], decoding)
+        check_request(self.model, self.quantizer, condition, empty, seeds, kept)
+        decodings = [decoding] * len(seeds) if isinstance(decoding, Decoding) else list(decoding)
+        shape = DrawShape.of(decodings, len(seeds), self.model.config.codebook_size)
+        session, (prepare, *scales) = self._session(len(condition), condition.tokens.shape[1], shape)
         noise = SamplingNoise(seeds, self.model.config.tokens, self.device)
-        session.load(condition, empty, noise)
+        session.load(condition, empty, noise, decodings, kept)
         prepare()
         for scale, decode in enumerate(scales):
-            if decoding.smooth:
+            if shape.smooth:
                 session.gumbel[scale].copy_(noise.gumbel(*session.gumbel[scale].shape[1:]))
             decode()
             if on_scale is not None:
                 on_scale(session.decoded(scale))
         return session.generated()
 
-    def _session(self, batch: int, context: int, decoding: Decoding) -> tuple[Session, list[Run]]:
+    def _session(self, batch: int, context: int, shape: DrawShape) -> tuple[Session, list[Run]]:
         """The memory for a batch, and what is to be called in turn: to prepare, then for every scale."""
-        key = (batch, context, decoding)
+        key = (batch, context, shape)
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1:]
         self._kept = None  # frees the other batch's memory first
-        session = Session(self.weights, self.quantizer, batch, context, decoding, self.dtype, self.compile)
+        session = Session(self.weights, self.quantizer, batch, context, shape, self.dtype, self.compile)
         runs: list[Run] = [session.prepare, *(partial(session.decode, i) for i in range(len(self.model.config.scales)))]
         if self.compile and self.device.type == "cuda":
             runs = _recorded(runs, self.device)

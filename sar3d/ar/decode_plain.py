@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sar3d.ar.attention import full_attention
 from sar3d.ar.decoding_config import Decoding
 from sar3d.ar.draw import SamplingNoise, draw_plain, guidance_of, mix, ratio_of
-from sar3d.ar.generated import DecodedScale, Generated, OnScale, Precision, check_request, computing_in, settled
+from sar3d.ar.generated import DecodedScale, Generated, Kept, OnScale, Precision, check_request, computing_in, settled
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions.condition import Condition
 from sar3d.vqvae.config import PLANES
@@ -44,11 +44,12 @@ def generate_plain(
     seeds: Sequence[int],
     decoding: Decoding,
     *,
+    kept: Kept | None = None,
     precision: Precision = "auto",
     on_scale: OnScale | None = None,
 ) -> Generated:
     """The same as `sar3d.ar.decode.generate`, which see (published.md, transformer)."""
-    check_request(model, quantizer, condition, empty, seeds)
+    check_request(model, quantizer, condition, empty, seeds, kept)
     config, device, dtype = model.config, model.start_embed.device, settled(precision, model)
     batch, scales = len(seeds), len(config.scales)
     noise = SamplingNoise(seeds, config.tokens, device)
@@ -81,12 +82,17 @@ def generate_plain(
             logits = (1 + guidance) * conditional - guidance * unconditional
             part = slice(start, start + logits.shape[1])
             uniform = noise.uniform[:, begin:][:, part]
-            tokens, kept = draw_plain(logits.flatten(0, 1), uniform.flatten(), decoding)
+            tokens, among = draw_plain(logits.flatten(0, 1), uniform.flatten(), decoding)
             vectors = quantizer.code_vectors(scale, tokens, "generate")
             if gumbel is not None:
                 unit_codes = F.normalize(quantizer.codebook, dim=-1)
-                vectors, tokens = mix(kept, gumbel[:, part].flatten(0, 1), unit_codes, ratio_of(scale, scales))
+                vectors, tokens = mix(among, gumbel[:, part].flatten(0, 1), unit_codes, ratio_of(scale, scales))
             tokens, vectors = (rearrange(found, "(b l) ... -> b l ...", b=batch) for found in (tokens, vectors))
+            if kept is not None:
+                place = slice(begin + part.start, begin + part.stop)
+                stay, given = (t.to(device)[:, place] for t in (kept.mask(config), kept.tokens))
+                tokens = torch.where(stay, given, tokens)
+                vectors = torch.where(stay[..., None], quantizer.code_vectors(scale, tokens, "generate"), vectors)
             code_vectors = torch.cat([code_vectors, vectors], 1)
             drawn.append((logits, tokens, vectors))
         logits, tokens, vectors = (torch.cat(parts, 1) for parts in zip(*drawn, strict=True))

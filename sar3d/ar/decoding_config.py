@@ -43,6 +43,11 @@ class Decoding:
                 raise UserError(f"{name} of decoding must be {wanted}, not {getattr(self, name)}")
 
 
+def batch_key(decoding: Decoding) -> tuple[bool, int]:
+    """Samples whose settings have the same key can be drawn in one batch. Mixed codes need noise of one width for all."""
+    return decoding.smooth, decoding.top_k if decoding.smooth else 0
+
+
 DECODINGS: dict[str, Decoding] = {
     "released": Decoding(),
     "preview": Decoding(top_k=900, top_p=0.95),

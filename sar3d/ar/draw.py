@@ -5,7 +5,7 @@ at the same uniform numbers; so they agree with each other, and a CPU with a GPU
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,48 @@ class SamplingNoise:
         return -torch.stack(drawn).log().to(self.device)
 
 
+@dataclass(frozen=True)
+class RowSettings:
+    """How tokens of N rows are drawn, each row by settings of its own; see `Decoding`."""
+
+    guidance: Float[Tensor, " N"]
+    top_k: Int[Tensor, " N"]
+    """At least 1: all tokens are as many as the codebook has."""
+    top_p: Float[Tensor, " N"]
+    temperature: Float[Tensor, " N"]
+
+    @classmethod
+    def of(cls, decodings: Sequence[Decoding], codebook_size: int, device: torch.device | str = "cpu") -> "RowSettings":
+        """The settings of as many rows as `decodings`."""
+        return cls(
+            torch.tensor([d.guidance for d in decodings], dtype=torch.float64, device=device),
+            torch.tensor([candidates_of(d, codebook_size) for d in decodings], device=device),
+            torch.tensor([d.top_p for d in decodings], dtype=torch.float64, device=device),
+            torch.tensor([d.temperature for d in decodings], device=device),
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "RowSettings":
+        return RowSettings(*map(change, (self.guidance, self.top_k, self.top_p, self.temperature)))
+
+    def repeated(self, times: int) -> "RowSettings":
+        """Each row `times` times, one after another."""
+        return self._each(lambda values: values.repeat_interleave(times))
+
+    def part(self, rows: slice) -> "RowSettings":
+        """The settings of some of the rows."""
+        return self._each(lambda values: values[rows])
+
+    def copy_(self, other: "RowSettings") -> None:
+        """Take over the values of as many rows, in place."""
+        for name in ("guidance", "top_k", "top_p", "temperature"):
+            getattr(self, name).copy_(getattr(other, name))
+
+
+def candidates_of(decoding: Decoding, codebook_size: int) -> int:
+    """Tokens that top-k keeps."""
+    return min(decoding.top_k or codebook_size, codebook_size)
+
+
 def guidance_of(decoding: Decoding, scale: int, scales: int) -> float:
     """t: logits are (1 + t) · conditional - t · unconditional. 0 at the coarsest scale (published.md, transformer)."""
     return decoding.guidance * ratio_of(scale, scales)
@@ -91,21 +133,22 @@ def draw_plain(
 
 
 def draw(
-    logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], decoding: Decoding
+    logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], settings: RowSettings, candidates: int
 ) -> tuple[Int[Tensor, " N"], Candidates]:
-    """What `draw_plain` gives, without sorting the whole codebook and without waiting for the device.
+    """What `draw_plain` gives row by row, without sorting the whole codebook and without waiting for the device.
 
     Args:
         logits: guided; float32 for tokens that are equal to the plain ones.
         uniform: in [0, 1), float64.
+        settings: of each row.
+        candidates: the greatest `top_k` of the rows.
     """
-    if decoding.temperature != 1:
-        logits = logits / decoding.temperature
-    tokens, ordered = most_probable(logits, decoding.top_k or logits.shape[-1])
-    weight = (ordered - ordered[:, :1]).double().exp_()
+    tokens, ordered = most_probable(logits / settings.temperature[:, None], candidates)
+    within = torch.arange(candidates, device=logits.device) < settings.top_k[:, None]
+    weight = (ordered - ordered[:, :1]).double().exp_() * within
     cumulative = weight.cumsum(-1)
     before = cumulative - weight
-    kept = before < decoding.top_p * cumulative[:, -1:]
+    kept = (before < settings.top_p[:, None] * cumulative[:, -1:]) & within
     mass = (weight * kept).sum(-1)
     place = ((cumulative <= (uniform * mass)[:, None]) & kept).sum(-1).clamp(max=kept.sum(-1) - 1)
     return tokens.gather(-1, place[:, None])[:, 0], Candidates(tokens, ordered, kept)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sar3d.ar.config import ARConfig
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
@@ -27,6 +28,41 @@ class Generated:
     greatest weight at each position."""
     f_hat: Float[Tensor, "BP D G G"]
     """Quantized latent planes, row 3b + p = plane p of sample b: what `VQVAE.decode` takes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tokens that samples begin with, as they are in other objects; the finer ones are drawn given these."""
+
+    tokens: Int[Tensor, "B L"]
+    """Of the objects; those of finer scales than the kept ones are not read."""
+    scales: Sequence[int]
+    """How many of each object's coarsest scales are kept: 0 draws everything, all of them give the object back."""
+
+    def select(self, rows: Sequence[int]) -> "Kept":
+        """Those of some samples, in this order."""
+        return Kept(self.tokens[list(rows)], [self.scales[i] for i in rows])
+
+    def mask(self, config: ARConfig) -> Bool[Tensor, "B L"]:
+        """Which tokens are kept, on the CPU."""
+        ends = torch.tensor([0, *config.ends])[torch.tensor(list(self.scales))]
+        return torch.arange(config.tokens) < ends[:, None]
+
+    def check(self, config: ARConfig, batch: int) -> None:
+        """Raises `UserError` where the tokens are not of `batch` objects of this codebook and these scales."""
+        most = len(config.scales)
+        for count in self.scales:
+            if not 0 <= count <= most:
+                raise UserError(f"{count} scales cannot be kept: an object has {most}, so keep 0 to {most}")
+        if len(self.scales) != batch or tuple(self.tokens.shape) != (batch, config.tokens):
+            raise UserError(
+                f"the kept tokens must be {batch} times {config.tokens}, one row a sample, not of shape "
+                f"{tuple(self.tokens.shape)}: give all tokens of the objects"
+            )
+        if self.tokens.numel() and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < config.codebook_size:
+            raise UserError(
+                f"the kept tokens are not of this codebook, which has the codes 0 to {config.codebook_size - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,6 +125,7 @@ def check_request(
     condition: Condition,
     empty: Condition,
     seeds: Sequence[int],
+    kept: Kept | None = None,
 ) -> None:
     """Raises `UserError` where the parts of a request do not fit each other."""
     config, codebook = model.config, quantizer.config
@@ -107,6 +144,12 @@ def check_request(
     for seed in seeds:
         if not 0 <= seed < 2**64:
             raise UserError(f"a seed is a whole number from 0 to 2^64 - 1, not {seed}")
+    _check_conditions(config, condition, empty)
+    if kept is not None:
+        kept.check(config, batch)
+
+
+def _check_conditions(config: ARConfig, condition: Condition, empty: Condition) -> None:
     widths = (config.context_dim, config.pooled_dim)
     for name, one in (("condition", condition), ("empty condition", empty)):
         found = (one.tokens.shape[-1], one.pooled.shape[-1])

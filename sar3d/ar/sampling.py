@@ -3,7 +3,7 @@
 from sar3d.ar.decode import Decoder, generate
 from sar3d.ar.decode_plain import generate_plain
 from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
-from sar3d.ar.generated import DecodedScale, Generated, OnScale, Precision
+from sar3d.ar.generated import DecodedScale, Generated, Kept, OnScale, Precision
 
 __all__ = [
     "DECODINGS",
@@ -11,6 +11,7 @@ __all__ = [
     "Decoder",
     "Decoding",
     "Generated",
+    "Kept",
     "OnScale",
     "Precision",
     "decoding",

@@ -1,5 +1,6 @@
 """One batch on its way through the scales: the steps of fast decoding, and the memory they work in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -13,16 +14,39 @@ from torch.nn import functional as F
 from sar3d.ar.attention import full_attention
 from sar3d.ar.blocks import Block, KeysValues, Modulation, modulate
 from sar3d.ar.cache import KeyValueCache
-from sar3d.ar.decoding_config import Decoding
-from sar3d.ar.draw import SamplingNoise, draw, guidance_of, mix, ratio_of
-from sar3d.ar.generated import DecodedScale, Generated, computing_in
+from sar3d.ar.decoding_config import Decoding, batch_key
+from sar3d.ar.draw import RowSettings, SamplingNoise, candidates_of, draw, mix, ratio_of
+from sar3d.ar.generated import DecodedScale, Generated, Kept, computing_in
 from sar3d.ar.transformer import ARTransformer
 from sar3d.conditions.condition import Condition
+from sar3d.errors import UserError
 from sar3d.vqvae.config import PLANES
 from sar3d.vqvae.quantizer import MultiScaleQuantizer
 
 _HEAD_ROWS = 1024
 """Positions whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class DrawShape:
+    """What of the samples' settings decides sizes; the settings themselves are data."""
+
+    guided: bool
+    """Whether any sample is: then all have an unconditional half."""
+    candidates: int
+    """The greatest number of tokens that top-k keeps."""
+    smooth: bool
+
+    @classmethod
+    def of(cls, decodings: Sequence[Decoding], batch: int, codebook_size: int) -> "DrawShape":
+        """The shape of a batch. Raises `UserError` for settings that cannot be mixed, or not one per sample."""
+        if len(decodings) != batch or len(set(map(batch_key, decodings))) != 1:
+            raise UserError(
+                f"{batch} samples need as many settings, all smooth with one top_k or none smooth, not {len(decodings)} "
+                "others: draw them in several batches"
+            )
+        candidates = max(candidates_of(d, codebook_size) for d in decodings)
+        return cls(any(d.guidance for d in decodings), candidates, decodings[0].smooth)
 
 
 @dataclass(frozen=True)
@@ -46,12 +70,12 @@ class Session:
         quantizer: MultiScaleQuantizer,
         batch: int,
         context: int,
-        decoding: Decoding,
+        shape: DrawShape,
         dtype: torch.dtype,
         compile: bool,
     ) -> None:
-        self.model, self.quantizer, self.config, self.decoding = model, quantizer, model.config, decoding
-        self.batch, self.halves = batch, 2 if decoding.guidance else 1
+        self.model, self.quantizer, self.config, self.shape = model, quantizer, model.config, shape
+        self.batch, self.halves = batch, 2 if shape.guided else 1
         self.dtype, self.device = dtype, model.start_embed.device
         self.blocks = cast(list[Block], list(model.blocks))
         self.step = torch.compile(decode_block, dynamic=True) if compile else decode_block
@@ -59,17 +83,33 @@ class Session:
         self.context_tokens = torch.empty(rows, context, config.context_dim, dtype=exact, device=self.device)
         self.pooled = torch.empty(rows, config.pooled_dim, dtype=exact, device=self.device)
         self.uniform = torch.empty(batch, config.tokens, dtype=torch.float64, device=self.device)
-        candidates = min(decoding.top_k or config.codebook_size, config.codebook_size)
-        self.gumbel = [torch.zeros(batch, n, candidates, device=self.device) for n in config.lengths if decoding.smooth]
+        self.settings = RowSettings.of([Decoding()] * batch, config.codebook_size, self.device)
+        self.kept = torch.zeros(batch, config.tokens, dtype=torch.bool, device=self.device)
+        self.kept_tokens = torch.zeros(batch, config.tokens, dtype=torch.long, device=self.device)
+        self.gumbel = [
+            torch.zeros(batch, n, shape.candidates, device=self.device) for n in config.lengths if shape.smooth
+        ]
         self.unit_codes = F.normalize(quantizer.codebook, dim=-1)
         self.cache = KeyValueCache(config, rows, dtype, self.device)
         sequential = (2, rows, config.heads, config.sequential_tokens, config.width // config.heads)
         self.sequential_cache = torch.empty(sequential, dtype=dtype, device=self.device)
         self.scales: list[_Scale] = []
 
-    def load(self, condition: Condition, empty: Condition, noise: SamplingNoise) -> None:
+    def load(
+        self,
+        condition: Condition,
+        empty: Condition,
+        noise: SamplingNoise,
+        decodings: Sequence[Decoding],
+        kept: Kept | None,
+    ) -> None:
         """Put one request where the steps read it."""
         self.uniform.copy_(noise.uniform)
+        self.settings.copy_(RowSettings.of(decodings, self.config.codebook_size))
+        self.kept.zero_()
+        if kept is not None:
+            self.kept.copy_(kept.mask(self.config))
+            self.kept_tokens.copy_(kept.tokens)
         for place, given, nothing in (
             (self.context_tokens, condition.tokens, empty.tokens),
             (self.pooled, condition.pooled, empty.pooled),
@@ -150,12 +190,13 @@ class Session:
 
         The head is linear, so guiding before it gives the guided logits at half the cost.
         """
-        t = guidance_of(self.decoding, scale, len(self.config.scales))
+        ratio = ratio_of(scale, len(self.config.scales))
         with computing_in(self.dtype, self.device):
-            if not t:
+            if not ratio or self.halves == 1:
                 return modulate(x[: self.batch], self.head_shift[: self.batch], self.head_scale[: self.batch])
             conditional, unconditional = modulate(x, self.head_shift, self.head_scale).chunk(2)
-            return (1 + t) * conditional - t * unconditional
+            t = rearrange(self.settings.guidance * ratio, "b -> b 1 1")
+            return (1 + t).float() * conditional - t.float() * unconditional
 
     def _logits(self, hidden: Tensor) -> Float[Tensor, "B l K"]:
         with torch.no_grad(), computing_in(self.dtype, self.device):
@@ -166,22 +207,26 @@ class Session:
     ) -> tuple[Int[Tensor, "B l"], Float[Tensor, "B l D"]]:
         """The scale's tokens from `start` on and their code vectors, some positions at a time."""
         begin, end = (self.config.begins[scale] + place for place in (start, start + hidden.shape[1]))
-        uniform = rearrange(self.uniform[:, begin:end], "b l -> (b l)")
-        gumbel = None
-        if self.decoding.smooth:
+        uniform, kept, given = (
+            rearrange(values[:, begin:end], "b l -> (b l)") for values in (self.uniform, self.kept, self.kept_tokens)
+        )
+        settings, gumbel = self.settings.repeated(hidden.shape[1]), None
+        if self.shape.smooth:
             gumbel = rearrange(self.gumbel[scale][:, start : start + hidden.shape[1]], "b l k -> (b l) k")
         rows = rearrange(hidden, "b l c -> (b l) c")
         tokens, vectors = [], []
-        for begin in range(0, len(rows), _HEAD_ROWS):
-            part = slice(begin, begin + _HEAD_ROWS)
-            chosen, candidates = draw(self._logits(rows[part]), uniform[part], self.decoding)
-            if gumbel is None:
-                found = self.quantizer.code_vectors(scale, chosen, "generate")
-            else:
+        for first in range(0, len(rows), _HEAD_ROWS):
+            part = slice(first, first + _HEAD_ROWS)
+            logits = self._logits(rows[part])
+            chosen, candidates = draw(logits, uniform[part], settings.part(part), self.shape.candidates)
+            mixed = None
+            if gumbel is not None:
                 ratio = ratio_of(scale, len(self.config.scales))
-                found, chosen = mix(candidates, gumbel[part], self.unit_codes, ratio)
+                mixed, chosen = mix(candidates, gumbel[part], self.unit_codes, ratio)
+            chosen = torch.where(kept[part], given[part], chosen)
+            found = self.quantizer.code_vectors(scale, chosen, "generate")
             tokens.append(chosen)
-            vectors.append(found)
+            vectors.append(found if mixed is None else torch.where(kept[part, None], found, mixed))
         return (
             rearrange(torch.cat(tokens), "(b l) -> b l", b=self.batch),
             rearrange(torch.cat(vectors), "(b l) d -> b l d", b=self.batch),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -15,18 +16,22 @@ from torch import Tensor
 from sar3d import hub
 from sar3d.ar.decoding_config import Decoding
 from sar3d.ar.decoding_config import decoding as named_decoding
-from sar3d.ar.sampling import Decoder, Generated, Precision
-from sar3d.ar.transformer import ARTransformer
-from sar3d.conditions import ConditionEncoder, load_encoder
+from sar3d.ar.sampling import Decoder, Generated, Kept, OnScale, Precision
 from sar3d.conditions.condition import Condition
 from sar3d.conditions.kinds import CONDITION_KINDS, ConditionKind
 from sar3d.errors import ObjectError, UserError
-from sar3d.generate.folders import PUBLISHED_ENCODERS, Folders, find_folders
-from sar3d.generate.prompts import Prompt, check_seed, check_text
-from sar3d.generate.sample import Sample, versions
+from sar3d.generate.folders import Folders, find_folders
+from sar3d.generate.generators import Generator, check_generator, load_generator
+from sar3d.generate.mesh_decoder import MeshDecoder, load_mesh_decoder
+from sar3d.generate.partial import OnPartial, Partial
+from sar3d.generate.prompts import NoPrompt, Prompt, check_seed, check_text
+from sar3d.generate.sample import Sample, load_tokens, versions
 from sar3d.llm.prompt import CAPTION
 from sar3d.pictures import PUBLISHED, Preparation, load_picture, prepare_picture
 from sar3d.vqvae.config import PLANES
+from sar3d.vqvae.field import Field
+from sar3d.vqvae.flexi_config import FIELD_DECODERS, FieldDecoder
+from sar3d.working import working_on
 
 if TYPE_CHECKING:
     from sar3d.generate.captioner import Captioner
@@ -37,14 +42,16 @@ AnyPicture = str | Path | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Generator:
-    """One loaded transformer, and the encoder of its prompts."""
+class _Wish:
+    """What `Sar3D.sample` is asked for."""
 
-    model: ARTransformer
-    digest: str
-    encoder: ConditionEncoder
-    empty: Condition
-    """B = 1: no prompt, for guidance."""
+    prompts: Sequence[Prompt]
+    decodings: Sequence[Decoding]
+    kept: Kept | None
+    precision: Precision
+    compile: bool
+    on_partial: OnPartial | None
+    decoder: FieldDecoder
 
 
 class Sar3D:
@@ -56,14 +63,16 @@ class Sar3D:
     def __init__(self, folders: Folders, device: str | torch.device, weights: dict[ConditionKind, str]) -> None:
         self.folders = folders
         self.device = torch.device(device)
+        working_on(f"loading the VQVAE of {folders.vqvae}")
         self.vqvae_digest = hub.digest(folders.vqvae)
         self.vqvae = hub.from_pretrained(folders.vqvae, self.device, kind="vqvae").requires_grad_(False)
         self._weights = weights
         self._generators: dict[ConditionKind, Generator] = {}
         self._decoders: dict[tuple[str, Precision, bool], Decoder] = {}
         self._captioner: Captioner | None = None
+        self._mesh_decoder: MeshDecoder | None = None
         for kind in self.kinds:
-            self._check(kind)
+            check_generator(folders, kind, self.vqvae_digest, self.vqvae.config.quantizer)
 
     @classmethod
     def from_pretrained(
@@ -74,6 +83,7 @@ class Sar3D:
         text: str | Path | None = None,
         image: str | Path | None = None,
         captioner: str | Path | None = None,
+        flexicubes: str | Path | None = None,
         device: str = "auto",
         text_weights: str = "",
         image_weights: str = "",
@@ -82,12 +92,14 @@ class Sar3D:
         Hugging Face hub; what is not on this machine is fetched.
 
         Args:
-            path: a bundle with `vqvae/`, `ar_text/` or `ar_image/` or both, and perhaps `llm/`; a pipeline's root, of which
-                the newest models that belong together are taken; or one generator's folder, with `vqvae` beside.
+            path: a bundle with `vqvae/`, `ar_text/` or `ar_image/` or both, and perhaps `llm/` and `flexicubes/`; a
+                pipeline's root, of which the newest models that belong together are taken; or one generator's folder,
+                with `vqvae` beside.
             vqvae: the VQVAE, if it is elsewhere.
             text: the generator for texts, if it is elsewhere.
             image: the generator for pictures, if it is elsewhere.
             captioner: what describes objects, if it is elsewhere.
+            flexicubes: what decodes tokens to meshes, if it is elsewhere.
             device: `cpu`, `cuda`, `cuda:1` …; `auto`: a GPU if there is one.
             text_weights: folder, or repository of the Hugging Face hub, with the text encoder's weights; by default
                 the place they were trained with.
@@ -96,7 +108,7 @@ class Sar3D:
         Raises:
             UserError: models are missing, cannot be fetched or do not belong together, or there is no such device.
         """
-        folders = find_folders(path, vqvae=vqvae, text=text, image=image, captioner=captioner)
+        folders = find_folders(path, vqvae=vqvae, text=text, image=image, captioner=captioner, flexicubes=flexicubes)
         return cls(folders, pick_device(device), {"text": text_weights, "image": image_weights})
 
     @property
@@ -114,6 +126,7 @@ class Sar3D:
         decoding: Decoding | str = "released",
         preparation: Preparation = PUBLISHED,
         precision: Precision = "auto",
+        decoder: FieldDecoder = "nerf",
     ) -> list[Sample]:
         """`n` objects for one text or one picture, with the seeds `seed`, `seed` + 1, …
 
@@ -125,64 +138,123 @@ class Sar3D:
             decoding: how tokens are drawn, or the name of one of `sar3d.ar.decoding_config.DECODINGS`.
             preparation: what is done to the picture.
             precision: `auto`, `fp32` or `bf16`.
+            decoder: what tokens become: `nerf`, a radiance field; `flexicubes`, a mesh.
 
         Raises:
-            UserError: a prompt that cannot be used, in one sentence.
+            UserError: a prompt that cannot be used, in one sentence; or there is no mesh decoder.
         """
+        prompts = self._prompts(text, image, n, seed, preparation)
+        return list(self.sample(prompts, decoding, precision=precision, decoder=decoder))
+
+    def _prompts(
+        self, text: str | None, image: AnyPicture | None, n: int, seed: int, preparation: Preparation
+    ) -> list[Prompt]:
         if n < 1:
             raise UserError(f"{n} samples cannot be generated: n is a number from 1 on")
         prompt = make_prompt(text, image, preparation)
         try:
-            prompts = [replace(prompt, seed=check_seed(seed + i)) for i in range(n)]
+            return [replace(prompt, seed=check_seed(seed + i)) for i in range(n)]
         except ObjectError as error:
             raise UserError(error.reason) from error
-        return list(self.sample(prompts, decoding, precision=precision))
+
+    def vary(
+        self,
+        source: Sample | Tensor | str | Path,
+        *,
+        keep_scales: int,
+        text: str | None = None,
+        image: AnyPicture | None = None,
+        n: int = 1,
+        seed: int = 0,
+        decoding: Decoding | str = "released",
+        preparation: Preparation = PUBLISHED,
+        precision: Precision = "auto",
+        decoder: FieldDecoder = "nerf",
+    ) -> list[Sample]:
+        """`n` objects that share their coarsest scales with another one; the finer ones follow the text or picture.
+
+        Args:
+            source: what `generate` gave, tokens (L,) of this VQVAE, or where `Sample.save` has written them.
+            keep_scales: how many of its scales are kept; 0 is `generate`, all of them give the object back.
+
+        The other arguments and `UserError` are as for `generate`.
+        """
+        given = source.tokens if isinstance(source, Sample) else source
+        tokens = given if isinstance(given, Tensor) else load_tokens(given, self.vqvae_digest)
+        prompts = self._prompts(text, image, n, seed, preparation)
+        kept = Kept(tokens.long().cpu().expand(n, -1), [keep_scales] * n)
+        return list(self.sample(prompts, decoding, kept=kept, precision=precision, decoder=decoder))
 
     def sample(
         self,
         prompts: Sequence[Prompt],
-        decoding: Decoding | str = "released",
+        decoding: Decoding | str | Sequence[Decoding] = "released",
         *,
+        kept: Kept | None = None,
         precision: Precision = "auto",
         batch: int | None = None,
         compile: bool = False,
+        on_partial: OnPartial | None = None,
+        decoder: FieldDecoder = "nerf",
     ) -> Iterator[Sample]:
         """One sample per prompt, in order; prompts are of one kind. A sample does not depend on the ones beside it.
 
         Args:
             prompts: checked ones, see `sar3d.generate.prompts` and `sar3d.pictures`.
-            decoding: how tokens are drawn.
+            decoding: how tokens are drawn, of all or one for each prompt.
+            kept: tokens that the samples begin with, a row for each prompt.
             precision: of the transformer.
             batch: prompts at once; by default 4 on a CPU, 16 on a GPU.
             compile: for many prompts on a GPU, see `sar3d.ar.decode.Decoder`.
+            on_partial: called after every scale, with what there is so far.
+            decoder: what tokens become.
 
         Raises:
-            UserError: there is no generator for this kind of prompt, or it does not fit the VQVAE or the encoder.
+            UserError: there is no generator for this kind of prompt, or it does not fit the VQVAE or the encoder; or there
+                is no mesh decoder.
         """
-        settings = named_decoding(decoding) if isinstance(decoding, str) else decoding
+        if decoder not in FIELD_DECODERS:
+            raise UserError(f"there is no decoder {decoder!r}: choose from {', '.join(FIELD_DECODERS)}")
+        if decoder == "flexicubes":
+            self.mesh_decoder()
+        decodings = _decodings(decoding, len(prompts))
+        wish = _Wish(prompts, decodings, kept, precision, compile, on_partial, decoder)
         size = batch or _BATCH.get(self.device.type, 1)
         encoded: dict[str | int, Condition] = {}
         for start in range(0, len(prompts), size):
-            chunk = prompts[start : start + size]
-            generator = self.generator(chunk[0].kind)
-            began = time.perf_counter()
-            conditions = [self._condition(generator, prompt, encoded) for prompt in chunk]
-            encoding = time.perf_counter() - began
-            # What is compiled for one size is compiled anew for another.
-            filling = size - len(chunk) if compile else 0
-            seeds = [prompt.seed for prompt in chunk] + [chunk[-1].seed] * filling
-            condition = Condition.cat([*conditions, *[conditions[-1]] * filling])
-            decoder = self._decoder(chunk[0].kind, precision, compile)
-            made = decoder.generate(condition, generator.empty, seeds, settings)
-            total = time.perf_counter() - began
-            seconds = {"encode": encoding / len(chunk), "tokens": (total - encoding) / len(chunk)}
-            about = {
-                "decoding": asdict(settings),
-                "precision": str(decoder.dtype).removeprefix("torch."),
-                **self._about(generator),
-            }
-            for i, prompt in enumerate(chunk):
-                yield self._sample(made, i, {"prompt": prompt.describe(), "seed": prompt.seed, **about}, seconds)
+            yield from self._batch(wish, start, size, encoded)
+
+    def _batch(self, wish: _Wish, start: int, size: int, encoded: dict[str | int, Condition]) -> Iterator[Sample]:
+        """The samples of `size` prompts from `start` on, or of those that are left."""
+        chunk, drawn = wish.prompts[start : start + size], wish.decodings[start : start + size]
+        kind, kept = chunk[0].kind, wish.kept
+        generator, drawing = self.generator(kind), self._decoder(kind, wish.precision, wish.compile)
+        began = time.perf_counter()
+        conditions = [self._condition(generator, prompt, encoded) for prompt in chunk]
+        encoded_at = time.perf_counter()
+        # What is compiled for one size is compiled anew for another: the last prompt fills up the batch.
+        rows = [*range(len(chunk)), *[len(chunk) - 1] * (size - len(chunk) if wish.compile else 0)]
+        working_on(f"drawing the tokens of objects {start + 1} to {start + len(chunk)} of {len(wish.prompts)}")
+        made = drawing.generate(
+            Condition.cat([conditions[i] for i in rows]),
+            generator.empty,
+            [chunk[i].seed for i in rows],
+            [drawn[i] for i in rows],
+            kept=None if kept is None else kept.select([start + i for i in rows]),
+            on_scale=None if wish.on_partial is None else self._partial(start, wish.on_partial),
+        )
+        spent = {"encode": encoded_at - began, "tokens": time.perf_counter() - encoded_at}
+        seconds = {part: time_ / len(chunk) for part, time_ in spent.items()}
+        about = self._about(generator, wish.decoder, drawing)
+        for i, prompt in enumerate(chunk):
+            asked = {"prompt": prompt.describe(), "seed": prompt.seed, "decoding": asdict(drawn[i])}
+            if kept is not None:
+                asked["keep_scales"] = kept.scales[start + i]
+            yield self._sample(made, i, wish.decoder, {**asked, **about}, seconds)
+
+    def _partial(self, first: int, tell: OnPartial) -> OnScale:
+        scales = len(self.vqvae.config.quantizer.scales)
+        return lambda done: tell(Partial(first, done.scale, scales, done, self.vqvae))
 
     def caption(self, samples: "Sample | Sequence[Sample] | Tensor", question: str = CAPTION) -> list[str]:
         """What objects are, in words: one answer for each.
@@ -207,32 +279,53 @@ class Sar3D:
             folder = self.folders.captioner
             if folder is None:
                 raise UserError(f"there is no captioner in {self.folders.where}: give the folder of one (captioner)")
+            working_on(f"loading the captioner of {folder}")
             made = Captioner.from_pretrained(folder, self.device)
-            if made.vqvae and made.vqvae != self.vqvae_digest:
-                raise UserError(
-                    f"the captioner in {folder} was trained on the tokens of the VQVAE {made.vqvae[:16]}, but "
-                    f"{self.folders.vqvae} holds {self.vqvae_digest[:16]}: give the VQVAE that it was trained with"
-                )
+            hub.check_tokens(f"the captioner in {folder}", made.vqvae, str(self.folders.vqvae), self.vqvae_digest)
             self._captioner = made
         return self._captioner
 
-    def _about(self, generator: Generator) -> dict[str, Any]:
+    def mesh_decoder(self) -> MeshDecoder:
+        """What decodes tokens to meshes, loaded and checked; kept from then on. Raises `UserError` if there is none."""
+        if self._mesh_decoder is None:
+            quantizer = self.vqvae.config.quantizer
+            self._mesh_decoder = load_mesh_decoder(self.folders, self.vqvae_digest, quantizer, self.device)
+        return self._mesh_decoder
+
+    @torch.no_grad()
+    def decode(
+        self, f_hat: Float[Tensor, "P D G G"], decoder: FieldDecoder = "nerf"
+    ) -> tuple[Float[Tensor, "1 P C R R"], Field]:
+        """The triplane of one object's quantized latent planes, and its field. Raises `UserError` as `mesh_decoder`."""
+        model = self.vqvae if decoder == "nerf" else self.mesh_decoder().model
+        planes = model.decode(f_hat)
+        return planes, model.field(planes)
+
+    def _about(self, generator: Generator, decoder: FieldDecoder, drawing: Decoder) -> dict[str, Any]:
+        models = {"vqvae": self.vqvae_digest, "generator": generator.digest}
+        if decoder == "flexicubes":
+            models["flexicubes"] = self.mesh_decoder().digest
         return {
-            "models": {"vqvae": self.vqvae_digest, "generator": generator.digest},
+            "precision": str(drawing.dtype).removeprefix("torch."),
+            "models": models,
+            "decoder": decoder,
             "encoder": generator.encoder.id,
             "device": str(self.device),
             "versions": versions(),
         }
 
-    @torch.no_grad()
-    def _sample(self, made: Generated, i: int, settings: dict[str, Any], seconds: dict[str, float]) -> Sample:
+    def _sample(
+        self, made: Generated, i: int, decoder: FieldDecoder, settings: dict[str, Any], seconds: dict[str, float]
+    ) -> Sample:
         began = time.perf_counter()
-        planes = self.vqvae.decode(made.f_hat[PLANES * i : PLANES * (i + 1)])
+        planes, field = self.decode(made.f_hat[PLANES * i : PLANES * (i + 1)], decoder)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # or the time would be somebody else's
         seconds = {**seconds, "planes": time.perf_counter() - began}
         return Sample(
             tokens=made.tokens[i].cpu(),
             planes=planes,
-            field=self.vqvae.field(planes),
+            field=field,
             volume=self.vqvae.config.volume,
             settings={**settings, "seconds": seconds},
         )
@@ -247,12 +340,14 @@ class Sar3D:
     def generator(self, kind: ConditionKind) -> Generator:
         """The generator for one kind of prompt, loaded and checked; kept from then on. Raises `UserError`."""
         if kind not in self._generators:
-            self._generators[kind] = self._load(kind)
+            self._generators[kind] = load_generator(self.folders, kind, self.device, self._weights[kind])
         return self._generators[kind]
 
     def _condition(self, generator: Generator, prompt: Prompt, encoded: dict[str | int, Condition]) -> Condition:
         """B = 1. One prompt at a time: what an encoder makes of it must not depend on what else is asked."""
         content = prompt.content
+        if isinstance(content, NoPrompt):
+            return generator.empty
         key = content if isinstance(content, str) else id(content)
         if key not in encoded:
             encoded.clear()  # only samples of one prompt, which follow each other, share their condition
@@ -260,68 +355,12 @@ class Sar3D:
             encoded[key] = generator.encoder.encode(given).float()
         return encoded[key]
 
-    def _load(self, kind: ConditionKind) -> Generator:
-        folder = self.folders.generators.get(kind)
-        if folder is None:
-            what = "texts" if kind == "text" else "pictures"
-            raise UserError(f"there is no generator for {what} in {self.folders.where}: give a model that has one")
-        encoder = self._encoder(kind, folder)
-        model = hub.from_pretrained(folder, self.device, kind="ar").requires_grad_(False)
-        return Generator(model, hub.digest(folder), encoder, encoder.empty().float())
 
-    def _encoder(self, kind: ConditionKind, folder: Path) -> ConditionEncoder:
-        """The encoder that the generator in `folder` was trained with."""
-        described = hub.describe(folder)
-        extra, config = described.get("extra") or {}, described["config"]
-        name = extra.get("encoder") or PUBLISHED_ENCODERS[kind]
-        weights = self._weights[kind] or extra.get("encoder_weights") or ""
-        encoder = load_encoder(name, weights, self.device, f"{kind}_weights")
-        trained = extra.get("encoder_id")
-        if trained and encoder.id != trained:
-            raise UserError(
-                f"the generator in {folder} was trained with the encoder {trained}, but the weights here are {encoder.id}: "
-                f"set {kind}_weights to the folder of the ones it was trained with"
-            )
-        widths = (encoder.shape[1], encoder.width)
-        wanted = (config.get("context_dim"), config.get("pooled_dim"))
-        if widths != wanted:
-            raise UserError(
-                f"the generator in {folder} takes conditions of {wanted[0]} and {wanted[1]} numbers, but {name} gives "
-                f"{widths[0]} and {widths[1]}: set {kind}_weights to weights of the right size"
-            )
-        return encoder
-
-    def _check(self, kind: ConditionKind) -> None:
-        """Raise `UserError` unless a generator belongs to the VQVAE; nothing but its config.json is read."""
-        folder = self.folders.generators[kind]
-        described = hub.describe(folder)
-        if described["kind"] != "ar":
-            raise UserError(f"{folder} holds a model of kind {described['kind']}: give the folder of a generator (ar)")
-        config, extra = described["config"], described.get("extra") or {}
-        if config.get("condition") != kind:
-            raise UserError(
-                f"the generator in {folder} takes {config.get('condition')} conditions, not {kind}: give it as the other one"
-            )
-        made_for = extra.get("vqvae")
-        if made_for and made_for != self.vqvae_digest:
-            raise UserError(
-                f"the generator in {folder} was trained on the tokens of the VQVAE {made_for[:16]}, but {self.folders.vqvae} "
-                f"holds {self.vqvae_digest[:16]}: give the VQVAE that it was trained with"
-            )
-        quantizer = self.vqvae.config.quantizer
-        ours = {
-            "codebook_size": quantizer.codebook_size,
-            "code_dim": quantizer.code_dim,
-            "scales": list(quantizer.scales),
-        }
-        for name, value in ours.items():
-            theirs = config.get(name)
-            theirs = list(theirs) if isinstance(theirs, list | tuple) else theirs
-            if theirs != value:
-                raise UserError(
-                    f"the generator in {folder} was made for a VQVAE with {name} {theirs}, but the one in "
-                    f"{self.folders.vqvae} has {value}: give the VQVAE that it was trained with"
-                )
+def _decodings(decoding: Decoding | str | Sequence[Decoding], count: int) -> list[Decoding]:
+    """One for each prompt."""
+    if isinstance(decoding, str):
+        return [named_decoding(decoding)] * count
+    return [decoding] * count if isinstance(decoding, Decoding) else list(decoding)
 
 
 def make_prompt(text: str | None, image: AnyPicture | None, preparation: Preparation = PUBLISHED) -> Prompt:

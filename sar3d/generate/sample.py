@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +24,7 @@ SETTINGS = "settings.json"
 EXPORTED: dict[Format, str] = {
     "glb": "object.glb",
     "ply": "object.ply",
+    "obj": "object.obj",
     "mp4": "turntable.mp4",
     "gif": "turntable.gif",
     "png": "sheet.png",
@@ -40,7 +41,7 @@ class Sample:
     planes: Float[Tensor, "1 P C R R"]
     """The triplane that they decode to."""
     field: Field
-    """The radiance field of the triplane, a batch of one."""
+    """What the triplane says, a batch of one: a radiance field, or a mesh (`sar3d.vqvae.field.MeshField`)."""
     volume: VolumeConfig
     """Samples on the rays of pictures."""
     settings: dict[str, Any]
@@ -79,6 +80,31 @@ class Sample:
         digest = str(self.settings["models"]["vqvae"])
         save_file({"tokens": self.tokens.to(torch.int32)}, file, metadata={"vqvae": digest})
         file.chmod(0o644)  # safetensors makes files that only their owner can read
+
+
+def load_tokens(path: str | Path, vqvae: str) -> Int[Tensor, "L"]:
+    """The tokens that `Sample.save` wrote: the file, or the folder with it.
+
+    Args:
+        vqvae: digest of the VQVAE whose tokens are wanted.
+
+    Raises:
+        UserError: there are none, they are damaged, or they are another VQVAE's.
+    """
+    file = Path(path)
+    file = file / TOKENS if file.is_dir() else file
+    try:
+        with safe_open(file, "pt") as stored:
+            made_by, tokens = (stored.metadata() or {}).get("vqvae"), stored.get_tensor("tokens")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} holds no tokens ({error}): give a folder that was generated, or its {TOKENS}"
+        ) from error
+    if made_by != vqvae:
+        raise UserError(
+            f"the tokens in {path} are of the VQVAE {str(made_by)[:16]}, not of {vqvae[:16]}: give the models that made them"
+        )
+    return tokens.long()
 
 
 def _write(folder: Path, settings: dict[str, Any]) -> None:

@@ -61,13 +61,13 @@ class Page:
         elif message["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             self.errors.append(parameters["entry"]["text"])
 
-    async def open(self, file: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+    async def open(self, where: Path | str, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.call(f"{domain}.enable")
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
         await self.look(dark)
-        await self.call("Page.navigate", url=file.as_uri())
+        await self.call("Page.navigate", url=where if isinstance(where, str) else where.as_uri())
         await self.until("document.readyState === 'complete'")
 
     async def look(self, dark: bool) -> None:
@@ -84,6 +84,11 @@ class Page:
         while not await self.evaluate(expression):
             assert time.monotonic() < end, f"never came true: {expression}"
             await asyncio.sleep(0.2)
+
+    async def shot(self, file: Path) -> None:
+        """Save what the window shows."""
+        made = await self.call("Page.captureScreenshot", format="png")
+        file.write_bytes(base64.b64decode(made["data"]))
 
     async def picture(self, selector: str) -> NDArray[np.uint8]:
         """What the first element of a selector looks like, as (H, W, 3)."""

@@ -12,7 +12,17 @@ from sar3d.ar import ARTransformer, preset
 from sar3d.ar.cache import KeyValueCache
 from sar3d.ar.draw import SamplingNoise, draw_plain, guidance_of
 from sar3d.ar.generated import settled
-from sar3d.ar.sampling import DECODINGS, DecodedScale, Decoder, Decoding, Generated, Precision, generate, generate_plain
+from sar3d.ar.sampling import (
+    DECODINGS,
+    DecodedScale,
+    Decoder,
+    Decoding,
+    Generated,
+    Kept,
+    Precision,
+    generate,
+    generate_plain,
+)
 from sar3d.conditions.condition import Condition
 from sar3d.errors import UserError
 from sar3d.tasks.ar.likelihood import sequential_code_vectors
@@ -346,3 +356,72 @@ class TestRefused:
 
     def test_precision(self) -> None:
         self.refused("no precision fp8", precision="fp8")
+
+
+class TestKept:
+    """The coarsest scales of another object, and finer ones drawn given these."""
+
+    def given(self) -> Tensor:
+        return generate(transformer(), quantizer(), prompts(3, 40), empty(), [7, 8, 9], ALL, precision="fp32").tokens
+
+    @pytest.mark.parametrize("smooth", [False, True])
+    @pytest.mark.parametrize("sequential", [0, 2])
+    def test_fast_is_plain_and_kept_tokens_are_exact(self, sequential: int, smooth: bool) -> None:
+        model, decoding = transformer(sequential=sequential), dataclasses.replace(DECODINGS["preview"], smooth=smooth)
+        kept = Kept(self.given(), [0, 2, 4])
+        made = [
+            way(model, quantizer(), prompts(3), empty(), [1, 2, 3], decoding, kept=kept, precision="fp32")
+            for way in (generate, generate_plain)
+        ]
+        assert torch.equal(made[0].tokens, made[1].tokens)
+        torch.testing.assert_close(made[0].f_hat, made[1].f_hat, atol=2e-3 if smooth else 1e-5, rtol=1e-3)
+        stays = kept.mask(model.config)
+        assert stays.sum(-1).tolist() == [0, PLANES * (1 + 4), model.config.tokens]
+        assert torch.equal(made[0].tokens[stays], kept.tokens[stays])
+        assert (made[0].tokens[~stays] != kept.tokens[~stays]).float().mean() > 0.5
+
+    def test_none_kept_is_generation_and_all_kept_is_the_object(self) -> None:
+        codebook, tokens = quantizer(), self.given()
+        run = partial(generate, transformer(), codebook, prompts(3), empty(), [1, 2, 3], ALL, precision="fp32")
+        assert torch.equal(run(kept=Kept(tokens, [0, 0, 0])).tokens, run().tokens)
+        back = run(kept=Kept(tokens, [4, 4, 4]))
+        assert torch.equal(back.tokens, tokens)
+        torch.testing.assert_close(back.f_hat, codebook.f_hat(unpack(tokens, SHORT)))
+
+    def test_redrawn_tokens_follow_the_new_prompt_and_the_seed(self) -> None:
+        kept = Kept(self.given()[:1].expand(3, -1), [2, 2, 2])
+        condition = Condition.cat([prompts(1, 5), prompts(1, 6), prompts(1, 6)])
+        made = generate(transformer(), quantizer(), condition, empty(), [1, 1, 2], ALL, kept=kept, precision="fp32")
+        fine = made.tokens[:, PLANES * 5 :]
+        assert (fine[0] != fine[1]).float().mean() > 0.3
+        assert (fine[1] != fine[2]).float().mean() > 0.3
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"scales": [5, 0, 0]}, "5 scales cannot be kept: an object has 4"),
+            ({"scales": [-1, 0, 0]}, "-1 scales cannot be kept"),
+            ({"scales": [1, 1]}, "must be 3 times 117"),
+            ({"tokens": torch.zeros(3, 4, dtype=torch.long)}, "must be 3 times 117"),
+            ({"tokens": torch.full((3, 117), CODES)}, "not of this codebook"),
+        ],
+    )
+    def test_what_is_no_object_is_refused(self, change: dict[str, object], words: str) -> None:
+        kept = dataclasses.replace(Kept(torch.zeros(3, 117, dtype=torch.long), [1, 1, 1]), **change)  # type: ignore[arg-type]
+        for way in (generate, generate_plain):
+            with pytest.raises(UserError, match=words):
+                way(transformer(), quantizer(), prompts(3), empty(), [1, 2, 3], ALL, kept=kept)
+
+
+def test_samples_with_settings_of_their_own_are_drawn_as_if_alone() -> None:
+    model, codebook, condition = transformer(), quantizer(), prompts(5)
+    settings = [DECODINGS["greedy"], ALL, DECODINGS["wild"], Decoding(guidance=0.0), Decoding(2.0, 30, 0.9, 0.7)]
+    together = generate(model, codebook, condition, empty(), [1, 2, 3, 4, 5], settings, precision="fp32")
+    for i, decoding in enumerate(settings):
+        one = condition.select([i])
+        alone = generate_plain(model, codebook, one, empty(), [i + 1], decoding, precision="fp32")
+        assert torch.equal(together.tokens[i : i + 1], alone.tokens), decoding
+    mixed = [ALL, dataclasses.replace(ALL, smooth=True)]
+    for wrong in (mixed, [ALL]):
+        with pytest.raises(UserError, match="draw them in several batches"):
+            generate(model, codebook, prompts(2), empty(), [1, 2], wrong)

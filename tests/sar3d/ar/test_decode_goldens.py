@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sar3d.ar import ARTransformer
-from sar3d.ar.draw import draw, guidance_of
+from sar3d.ar.draw import RowSettings, draw, guidance_of
 from sar3d.ar.sampling import DECODINGS, Generated, generate, generate_plain
 from sar3d.conditions.condition import Condition
 from sar3d.vqvae.config import QuantizerConfig
@@ -77,7 +77,8 @@ def test_recorded_samples_are_among_the_kept_codes(model, quantizer, golden, con
     for scale, (ours, nothing, drawn) in enumerate(zip(*parts, tokens.split(lengths, 1), strict=True)):
         t = guidance_of(decoding, scale, scales)
         guided = ((1 + t) * ours - t * nothing).flatten(0, 1)
-        _, candidates = draw(guided, torch.zeros(len(guided), dtype=torch.float64), decoding)
+        settings = RowSettings.of([decoding], guided.shape[-1]).repeated(len(guided))
+        _, candidates = draw(guided, torch.zeros(len(guided), dtype=torch.float64), settings, decoding.top_k)
         among = ((candidates.tokens == drawn.flatten()[:, None]) & candidates.kept).any(-1)
         assert among.float().mean() > 0.999
         assert candidates.kept.sum(-1).float().mean() < decoding.top_k

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
 from sar3d.ar.draw import (
+    Candidates,
+    RowSettings,
     SamplingNoise,
+    candidates_of,
     draw,
     draw_plain,
     guidance_of,
@@ -19,7 +22,14 @@ from sar3d.ar.draw import (
 )
 from sar3d.errors import UserError
 
-WAYS = [draw_plain, draw]
+
+def draw_alike(logits: Tensor, uniform: Tensor, settings: Decoding) -> tuple[Tensor, Candidates]:
+    """The fast way, all rows by the same settings."""
+    size = logits.shape[-1]
+    return draw(logits, uniform, RowSettings.of([settings] * len(logits), size), candidates_of(settings, size))
+
+
+WAYS = [draw_plain, draw_alike]
 
 
 def kept_codes(way, logits: list[float], settings: Decoding) -> list[int]:
@@ -95,10 +105,21 @@ def test_fast_is_plain(settings: Decoding, levels: float | None) -> None:
         logits = (logits * levels).round() / levels
     uniform = torch.rand(300, generator=generator, dtype=torch.float64)
     plain, plain_candidates = draw_plain(logits, uniform, settings)
-    fast, fast_candidates = draw(logits, uniform, settings)
+    fast, fast_candidates = draw_alike(logits, uniform, settings)
     assert torch.equal(fast, plain)
     assert torch.equal(fast_candidates.tokens, plain_candidates.tokens)
     assert torch.equal(fast_candidates.kept, plain_candidates.kept)
+
+
+def test_rows_with_settings_of_their_own_draw_as_if_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = (3 * torch.randn(300, 64, generator=generator) * 4).round() / 4
+    uniform = torch.rand(300, generator=generator, dtype=torch.float64)
+    rows = [SETTINGS[i % len(SETTINGS)] for i in range(300)]
+    together, _ = draw(logits, uniform, RowSettings.of(rows, 64), 64)
+    for i, settings in enumerate(rows):
+        alone, _ = draw_plain(logits[i : i + 1], uniform[i : i + 1], settings)
+        assert together[i] == alone, (i, settings)
 
 
 def test_the_keys_used_on_a_gpu_order_as_a_stable_sort() -> None:
@@ -144,7 +165,7 @@ class TestNoise:
 class TestMix:
     def mixed(self, ratio: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.tensor(logs(0.1, 0.4, 0.2, 0.3)).expand(len(noise), -1)
-        _, candidates = draw(logits, torch.zeros(len(noise), dtype=torch.float64), Decoding(top_k=3, top_p=0.6))
+        _, candidates = draw_alike(logits, torch.zeros(len(noise), dtype=torch.float64), Decoding(top_k=3, top_p=0.6))
         return mix(candidates, noise, torch.eye(4), ratio)
 
     def test_only_kept_codes_take_part_and_their_weights_sum_to_one(self) -> None:

@@ -1,5 +1,6 @@
 """Tokens of the coarsest scales, drawn one after another: who knows of whom, and that they agree on one object."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_unconditional_samples_are_single_coherent_objects(vqvae: FrozenVQVAE, s
     """Six objects, learned without prompts: of each sample's 15 coarsest tokens nearly all are of one object. Drawn all at
     once, hardly more than by chance are.
     """
-    task = make_task(vqvae, dropout=ConditionDropoutConfig(p=0.9), model={**SMALL, "sequential_scales": sequential})
+    task = make_task(vqvae, dropout=ConditionDropoutConfig(p=0.9), model=replace(SMALL, sequential_scales=sequential))
     model = fit(task, Codes(6), brief(150, 12), lambda step, metrics: None)
     assert isinstance(model, ARTransformer)
     empty = Condition(task.empty.tokens.float(), task.empty.pooled.float())
