@@ -1,5 +1,18 @@
 """The two ways in which something a person gave us can be wrong."""
 
+import re
+
+_OBJECT = re.compile(r"<(?:[\w.]+\.)?(\w+)(?: object)?(?: [^<>]*)? at 0x[0-9a-fA-F]+>")
+_ODD = 3
+"""So many characters in a row that cannot be shown are bytes that were no text."""
+
+
+def readable(text: str) -> str:
+    """A reason for a person: objects of Python by their kind, without their addresses; no character that cannot be shown."""
+    text = " ".join(_OBJECT.sub(r"\1", text).split())
+    shown = [c if c.isprintable() and c != "\ufffd" else "\0" for c in text]
+    return re.sub(rf"\0{{{_ODD},}}", "(bytes that are no text)", "".join(shown)).replace("\0", "?")
+
 
 class UserError(Exception):
     """A request that cannot be carried out: one sentence that names the thing and says what to do.
@@ -22,6 +35,7 @@ class ObjectError(Exception):
     attempts: int = 1
 
     def __init__(self, kind: str, reason: str, stderr: str = "") -> None:
+        reason = readable(reason)
         super().__init__(f"{kind}: {reason}")
         self.kind = kind
         self.reason = reason

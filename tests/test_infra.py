@@ -16,6 +16,7 @@ import yaml
 from pipelines.cli import _parser
 from pipelines.registry import load
 from sar3d import __version__
+from sar3d.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INFRA = REPOSITORY / "infra"
@@ -48,7 +49,13 @@ def containers(value: Any) -> Iterator[Yaml]:
 
 @pytest.mark.parametrize(
     "name",
-    ["kuberay/raycluster.yaml", "kuberay/rayjob-render.yaml", "kuberay/rayjob-train.yaml", "kuberay/mlflow.yaml"],
+    [
+        "kuberay/raycluster.yaml",
+        "kuberay/rayservice.yaml",
+        "kuberay/rayjob-render.yaml",
+        "kuberay/rayjob-train.yaml",
+        "kuberay/mlflow.yaml",
+    ],
 )
 def test_kubernetes_objects_are_complete(name: str) -> None:
     for document in documents(name):
@@ -93,6 +100,32 @@ def test_the_job_runs_on_that_cluster_and_its_server_is_that_service() -> None:
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
 
 
+def test_the_services_configuration_makes_an_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's schema takes it, and what it imports takes its arguments, with the token of the secret and not without."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from pipelines.serving.cluster import build
+    from pipelines.serving.door import proxy_middlewares
+
+    spec = of_kind("kuberay/rayservice.yaml", "RayService")["spec"]
+    assert spec["rayClusterConfig"]["rayVersion"] == RAY_VERSION
+    assert spec["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+    config = ServeDeploySchema.model_validate(yaml.safe_load(spec["serveConfigV2"]))
+    (application,) = config.applications
+    assert application.import_path == "pipelines.serving.cluster:build"
+    monkeypatch.delenv("SAR3D_TOKEN", raising=False)
+    with pytest.raises(UserError, match="needs a token"):
+        build(application.args)
+    monkeypatch.setenv("SAR3D_TOKEN", "0123456789abcdef0123456789abcdef")
+    build(application.args)
+    with pytest.raises(UserError, match="replica_count"):
+        build({**application.args, "replica_count": 3})
+    for container in containers(of_kind("kuberay/rayservice.yaml", "RayService")):
+        values = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert values["SAR3D_UPLOAD_BYTES"] == str(application.args["service"]["upload_bytes"])
+        assert values["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].endswith(f":{proxy_middlewares.__name__}")
+
+
 def test_ray_accepts_the_cluster_launchers_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -131,6 +164,14 @@ def test_the_mlflow_servers_take_options_that_exist() -> None:
         assert words[0] == "server"
         assert {w.split("=")[0] for w in words[1:]} <= known
         assert any(w.startswith("--allowed-hosts=") for w in words)
+
+
+def test_the_mlflow_image_has_the_driver_that_the_address_names() -> None:
+    """SQLAlchemy 2.1 means another driver than 2.0 by `postgresql://` alone."""
+    image = (INFRA / "mlflow/Dockerfile").read_text()
+    stores = [uri for file in FILES for uri in re.findall(r"postgresql(\S*?)://", file.read_text())]
+    assert stores
+    assert all(driver.startswith("+") and f"{driver[1:]}-binary" in image for driver in stores)
 
 
 def test_variables_of_the_compose_file_stand_in_its_example() -> None:

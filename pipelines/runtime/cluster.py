@@ -37,7 +37,7 @@ class ClusterConfig:
     another one that happens to run on the machine; `local`: always our own; or an address such as `10.0.0.5:6379` or
     `ray://head:10001`."""
     cpus: int | None = field(default=None, metadata={"identity": False})
-    """CPUs of a Ray of our own; default all."""
+    """CPUs of a Ray of our own; default all that this process may use (affinity, and the quota of a container)."""
     patience: float = field(default=300.0, metadata={"identity": False})
     """Seconds to wait for a node that is large enough for one task: nodes that are starting, or an autoscaler."""
 

@@ -15,7 +15,7 @@ from pipelines.runtime.inputs import Model, Rows, declared, producer
 from pipelines.runtime.interrupt import Interrupted, interruptible
 from pipelines.runtime.lease import Lease
 from pipelines.runtime.models import Exported, check_tokens_of, exported, trained
-from pipelines.runtime.output import Output, ShardRecord, outputs
+from pipelines.runtime.output import Output, ShardRecord, main_reason, outputs
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Coverage, Listing, Shard, reusable, shards
 from pipelines.runtime.pool import ShardJob, worker_pool
@@ -349,9 +349,9 @@ class StageWork:
         ceiling = self.config.max_failure_rate
         if objects >= CEILING_AFTER and failed > ceiling * objects:
             raise UserError(
-                f"{self.stage.name} stopped: {failed} of {objects} objects failed, more than max_failure_rate={ceiling:g}; "
-                f"see {self.output.url}/failures.parquet, then raise max_failure_rate, or mend the cause and run again with "
-                f"{self.stage.name}.retry={self.context.config.retry + 1}"
+                f"{self.stage.name} stopped: {failed} of {objects} objects failed, more than max_failure_rate={ceiling:g}, "
+                f"{main_reason(self.records.values())}; see {self.output.url}/failures.parquet, then raise "
+                f"max_failure_rate, or mend the cause and run again with {self.stage.name}.retry={self.context.config.retry + 1}"
             )
 
     def _ordered(self) -> list[ShardRecord]:
@@ -369,9 +369,9 @@ class StageWork:
     def _check_any_left(self, manifest: dict[str, Any]) -> None:
         if manifest["failures"] == manifest["objects"] and self.config.max_failure_rate < 1:
             raise UserError(
-                f"{self.stage.name} stopped: every one of its {manifest['objects']} objects failed; "
-                f"see {self.output.url}/failures.parquet, mend the cause and run again with "
-                f"{self.stage.name}.retry={self.context.config.retry + 1}"
+                f"{self.stage.name} stopped: every one of its {manifest['objects']} objects failed, "
+                f"{main_reason(self.records.values())}; see {self.output.url}/failures.parquet, mend the cause and "
+                f"run again with {self.stage.name}.retry={self.context.config.retry + 1}"
             )
 
     def _stopped(self, error: BaseException) -> None:
@@ -391,4 +391,6 @@ class StageWork:
         tracked.metrics(summary)
         if 0 < len(summary) <= _FEW:
             self.log(f"{self.stage.name}: " + ", ".join(f"{v:,g} {k.replace('_', ' ')}" for k, v in summary.items()))
+        for metric, judged in self.stage.assessments(self.context, self.output).items():
+            tracked.assessments(metric, judged)
         tracked.failures(self.output.failures())

@@ -9,6 +9,7 @@ from typing import Any
 IDENTITY = "identity"
 """Metadata key of a configuration field. False: it changes nothing that is computed (workers, time limits, mirrors).
 "listing": it decides which items there are, which the items themselves show (a folder's path, a selection).
+A function of the object and the field's name: it gives what counts of the value.
 """
 
 
@@ -18,9 +19,13 @@ def identity(value: Any, where: str = "config", listing: bool = False) -> Any:
     Raises `TypeError` for a value without a stable representation (a function, an open file, a NaN ...).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        wanted = (True, "listing") if listing else (True,)
-        fields = [f for f in dataclasses.fields(value) if f.metadata.get(IDENTITY, True) in wanted]
-        return {f.name: identity(getattr(value, f.name), f"{where}.{f.name}", listing) for f in fields}
+        counted = {f.name: f.metadata.get(IDENTITY, True) for f in dataclasses.fields(value)}
+        left_out = (False,) if listing else (False, "listing")
+        return {
+            name: identity(how(value, name) if callable(how) else getattr(value, name), f"{where}.{name}", listing)
+            for name, how in counted.items()
+            if how not in left_out
+        }
     if isinstance(value, dict):
         if not all(isinstance(k, str) for k in value):
             raise TypeError(f"{where} has a key that is not a string, so it has no stable fingerprint")

@@ -79,6 +79,11 @@ def folder(default: Any = "") -> Any:
     return field(default=default, metadata={_PLACE: "nodes", "identity": "listing"})
 
 
+def folders() -> Any:
+    """A field with folders, files or URLs by name, that every node reads. What they hold counts, not where they lie."""
+    return field(default_factory=dict, metadata={_PLACE: "nodes", "identity": "listing"})
+
+
 def driver_file(default: Any = "") -> Any:
     """A field with a file or URL that the driver alone reads; a submitted job brings it with its working directory."""
     return field(default=default, metadata={_PLACE: "driver", "identity": "listing"})
@@ -147,10 +152,17 @@ def with_places(value: Any, key: str, change: Callable[[str, str, Reader], str])
         if not used(value, f):
             continue
         where = f"{key}.{f.name}"
-        made = change(old, where, reader) if reader and old else with_places(old, where, change)
-        if made is not old:
+        made = _moved(old, where, reader, change) if reader and old else with_places(old, where, change)
+        if made != old:
             new[f.name] = made
     return dataclasses.replace(value, **new) if new else value
+
+
+def _moved(value: Any, key: str, reader: Reader, change: Callable[[str, str, Reader], str]) -> Any:
+    """A place, or every one of several by name."""
+    if isinstance(value, dict):
+        return {name: change(place, f"{key}.{name}", reader) for name, place in value.items()}
+    return change(value, key, reader)
 
 
 def shared_folders(value: Any) -> Iterator[str]:
@@ -162,8 +174,9 @@ def shared_folders(value: Any) -> Iterator[str]:
         if not used(value, f):
             continue
         if f.metadata.get(_PLACE) in ("nodes", "weights"):
-            if content and not is_remote(content) and os.path.isabs(content):
-                yield content
+            for place in content.values() if isinstance(content, dict) else (content,):
+                if place and not is_remote(place) and os.path.isabs(place):
+                    yield place
         else:
             yield from shared_folders(content)
 

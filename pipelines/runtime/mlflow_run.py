@@ -3,15 +3,19 @@
 import json
 import logging
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.runtime.mlflow_evaluation import Assessment, log_assessments
 from pipelines.runtime.output import Output
 from pipelines.runtime.store import Store
 
+_log = logging.getLogger(__name__)
 Entry = dict[str, Any]
 """What is to be logged, as JSON values: `do` says what it is, `time` when it was (ms)."""
 
@@ -38,42 +42,92 @@ def connect(where: Place) -> Any:
 
 
 def experiment_of(client: Any, where: Place) -> str:
+    """The id of the experiment: made if there is none, restored if somebody has deleted it."""
     import mlflow
 
     found = client.get_experiment_by_name(where.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(where.experiment, artifact_location=where.artifacts))
-    except mlflow.exceptions.MlflowException:  # another process was first
-        return str(client.get_experiment_by_name(where.experiment).experiment_id)
+    if found is None:
+        try:
+            made = client.create_experiment(where.experiment, artifact_location=where.artifacts, tags=_KIND)
+            return str(made)
+        except mlflow.exceptions.MlflowException:  # another process was first
+            found = client.get_experiment_by_name(where.experiment)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        _log.warning("the MLflow experiment %r had been deleted: it was restored, with its runs", where.experiment)
+    elif not found.tags.keys() & _KIND.keys():
+        for name, value in _KIND.items():
+            client.set_experiment_tag(found.experiment_id, name, value)
+    return str(found.experiment_id)
 
 
-def run_of(client: Any, store: Store, name: str, experiment: str, title: str, parent: str | None) -> str:
-    """The run whose id is kept in `name`, made if there is none (of several at once, one is kept)."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's page open an experiment in its view *Model training*."""
+
+
+def run_of(client: Any, store: Store, name: str, experiment: str, title: str, parent: str | None, began: int) -> str:
+    """The run whose id is kept in `name`, made, with its beginning (ms), if there is none (of several at once, one is kept)."""
     import mlflow
 
     known = store.read(name)
     if known is not None:
         run_id = str(json.loads(known)["run_id"])
         try:
-            if client.get_run(run_id).info.experiment_id == experiment:
+            info = client.get_run(run_id).info
+            if info.experiment_id == experiment:
+                if info.lifecycle_stage == "deleted":
+                    client.restore_run(run_id)
+                    _log.warning("the MLflow run %r had been deleted: it was restored", info.run_name)
                 return run_id
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         # Another server, or one that has forgotten: a new run takes its place.
-    tags = {"mlflow.parentRunId": parent} if parent else {}
-    run_id = client.create_run(experiment, run_name=title, tags=tags).info.run_id
+    tags = _source() | ({"mlflow.parentRunId": parent} if parent else {})
+    run_id = client.create_run(experiment, began, tags, title).info.run_id
     body = json.dumps({"run_id": run_id}).encode()
     if known is not None:
         store.put(name, body)
     elif not store.create(name, body):
         client.delete_run(run_id)
         return str(json.loads(store.read(name) or b"")["run_id"])
-    if parent is None:
-        client.update_run(run_id, status="FINISHED")
     return str(run_id)
+
+
+def _source() -> dict[str, str]:
+    """What made a run, in MLflow's own tags."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    kind = "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL"
+    words = [Path(sys.argv[0]).name, *sys.argv[1:2]]
+    return {**resolve_tags(), "mlflow.source.name": " ".join(words), "mlflow.source.type": kind}
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses have lost the name and password that they may hold."""
+    return re.sub(r"(?<=://)[^/\s@'\"]+@", "", text)
+
+
+_PASSING = frozenset(
+    (
+        *("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "IO_ERROR", "SERVICE_UNDER_MAINTENANCE", "DEADLINE_EXCEEDED"),
+        *("WORKSPACE_TEMPORARILY_UNAVAILABLE", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED"),
+        *("RESOURCE_CONFLICT", "COULD_NOT_ACQUIRE_LOCK", "UNPARSEABLE_HTTP_ERROR"),
+    )
+)
+"""Error codes of what may be well a minute later."""
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether MLflow would refuse the same request again, so that somebody has to do something."""
+    import mlflow
+
+    if not isinstance(error, mlflow.exceptions.MlflowException):
+        return False
+    status = error.get_http_status_code() if isinstance(error, mlflow.exceptions.RestException) else 0
+    return error.error_code not in _PASSING and status < 500 and status != 429
 
 
 def together(entries: list[Entry]) -> Iterator[list[Entry]]:
@@ -116,8 +170,11 @@ def log_metrics(client: Any, run_id: str, entries: list[Entry], known: dict[str,
         client.log_batch(run_id, fresh)
 
 
-def apply(client: Any, run_id: str, entry: Entry, output: Output) -> None:
-    """Carry out one entry that is not of metrics. Repeating it changes nothing."""
+def apply(client: Any, run_id: str, parent: str, entry: Entry, output: Output) -> None:
+    """Carry out one entry that is not of metrics. Repeating it changes nothing.
+
+    What a stage reads, and when it ended, is said of the root's own run (`parent`), too.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     kind = entry["do"]
@@ -132,7 +189,8 @@ def apply(client: Any, run_id: str, entry: Entry, output: Output) -> None:
             )
             for i in entry["values"]
         ]
-        client.log_inputs(run_id, inputs)
+        for run in (run_id, parent):
+            client.log_inputs(run, inputs)
     elif kind == "tags":
         for k, v in entry["values"].items():
             client.set_tag(run_id, k, v)
@@ -141,8 +199,11 @@ def apply(client: Any, run_id: str, entry: Entry, output: Output) -> None:
         _log_file(client, run_id, output, entry["name"], None if within == "." else within)
     elif kind == "model":
         _register(client, run_id, entry, output)
+    elif kind == "assessments":
+        log_assessments(client, run_id, entry["metric"], [Assessment(**one) for one in entry["values"]])
     elif kind == "status":
-        client.set_terminated(run_id, entry["status"], end_time=entry["time"])
+        for run in (run_id, parent):
+            client.set_terminated(run, entry["status"], end_time=entry["time"])
 
 
 def _log_file(client: Any, run_id: str, output: Output, name: str, within: str | None) -> None:

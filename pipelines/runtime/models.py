@@ -3,14 +3,14 @@
 import functools
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from pipelines.runtime.output import Output, outputs
+from pipelines.runtime.output import Output
 from pipelines.runtime.store import Store, is_remote, join
 from sar3d.errors import UserError
 
@@ -52,13 +52,6 @@ def trained(output: Output, kind: str = "") -> Exported:
     return Exported(url, output.model_digest(), *_description(url, kind))
 
 
-def newest(root: str, stages: Iterable[str]) -> Iterator[Output]:
-    """Finished outputs of training stages under a root, the newest first; none where it is no root."""
-    found = [(output.finished(), output) for stage in stages for output in outputs(root, stage)]
-    done = [(float(success["finished"]), output) for success, output in found if success is not None]
-    return (output for _, output in sorted(done, key=lambda entry: -entry[0]))
-
-
 def _description(url: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     data = Store(url).read("config.json")
     what = f"an exported {kind}" if kind else "an exported model"
@@ -77,12 +70,10 @@ def check_tokens_of(model: Exported, vqvae: Exported, name: str, setting: str) -
         name: what the model is called in the sentence.
         setting: the key of the configuration that names the VQVAE.
     """
-    made_for = model.extra.get("vqvae")
-    if made_for and made_for != vqvae.digest:
-        raise UserError(
-            f"the {name} at {model.url} was trained on the tokens of the VQVAE {made_for[:16]}, but {vqvae.url} is "
-            f"{vqvae.digest[:16]}: give the VQVAE that it was trained with ({setting}), or train the {name} again"
-        )
+    from sar3d.hub import check_tokens
+
+    hint = f"give the VQVAE that it was trained with ({setting}), or train the {name} again"
+    check_tokens(f"the {name} at {model.url}", model.extra.get("vqvae"), vqvae.url, vqvae.digest, hint)
 
 
 def local_copy(url: str, names: Iterable[str] = ()) -> Path:

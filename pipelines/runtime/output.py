@@ -18,6 +18,7 @@ import io
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -87,6 +88,16 @@ class ShardRecord:
     def from_json(data: bytes) -> "ShardRecord":
         values = json.loads(data)
         return ShardRecord(**{**values, "failures": [Failure(**f) for f in values["failures"]]})
+
+
+def main_reason(records: Iterable[ShardRecord]) -> str:
+    """The kind of failure that is most frequent in records with failures, how often it is there, and one reason of it."""
+    failures = [failure for record in records for failure in record.failures]
+    ((kind, count),) = Counter(failure.error for failure in failures).most_common(1)
+    reasons = Counter(failure.reason for failure in failures if failure.error == kind)
+    ((reason, same),) = reasons.most_common(1)
+    often = "all" if count == len(failures) else f"{count:,}"
+    return f"{often} as {kind} ({'' if same == count else 'such as: '}{reason.rstrip('.')})"
 
 
 class Output:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.runtime.ray_driver import settle_driver
 from sar3d.errors import UserError
+from sar3d.processors import available_cpus
 
 _SOCKETS = len("/r/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store")
 _LIMIT = 107
@@ -48,7 +49,7 @@ def start(cpus: int | None, log: Callable[[str], None]) -> Any:
         try:
             ray.init(
                 address="local",
-                num_cpus=cpus,
+                num_cpus=cpus or available_cpus(),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=os.path.join(folder, "r"),

@@ -60,8 +60,8 @@ class Pipeline:
         return [other for name, other in self.registry.items() if name in found]
 
     def writers(self, what: str) -> list[str]:
-        """Names of the stages that write rows of this schema, or models of this kind."""
-        return [name for name, stage in self.registry.items() if stage.writes == what]
+        """Names of the stages that write rows of this schema, or models of this kind, under their settings."""
+        return [name for name, stage in self.registry.items() if stage.writing(self.section(stage)) == what]
 
 
 def pipeline_of(stages: Iterable[StageBase[Any]], name: str = "PipelineConfig") -> type[Pipeline]:

@@ -1,11 +1,16 @@
 """Counts, rate and remaining time: a live line on a terminal, now and then a line in a log."""
 
+import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
 from rich.console import Console
+from rich.markup import escape
+
+from sar3d.working import LOGGER
 
 _console = Console(stderr=True, highlight=False)
 
@@ -13,6 +18,52 @@ _console = Console(stderr=True, highlight=False)
 def log(text: str) -> None:
     """One line for the person who runs the program."""
     _console.print(text, markup=False, soft_wrap=True)
+
+
+class WorkProgress(logging.Handler):
+    """What the libraries are busy with in the foreground (`sar3d.working`): a live line on a terminal; in a log, after
+    `every` seconds without a line, what it is and how long it has been going on.
+    """
+
+    def __init__(self, log: Callable[[str], None] = log, every: float = 10.0) -> None:
+        super().__init__(logging.DEBUG)
+        self._say, self._every = log, every
+        self._status = _console.status("") if sys.stderr.isatty() else None
+        self._what, self._since = "", time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._what = record.getMessage()
+        if self._status is not None:
+            self._status.update(escape(self._what))
+
+    def __enter__(self) -> "WorkProgress":
+        working = logging.getLogger(LOGGER)
+        working.addHandler(self)
+        working.setLevel(logging.DEBUG)
+        working.propagate = False
+        if self._status is not None:
+            self._status.start()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        working = logging.getLogger(LOGGER)
+        working.removeHandler(self)
+        working.setLevel(logging.NOTSET)
+        working.propagate = True
+        self._ended.set()
+        if self._status is not None:
+            self._status.stop()
+        else:
+            self._thread.join()
+
+    def _tell(self) -> None:
+        while not self._ended.wait(self._every):
+            if self._what:
+                self._say(f"{self._what}, {time.monotonic() - self._since:.0f} s so far")
 
 
 class ProgressLine:

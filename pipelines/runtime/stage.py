@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipelines.runtime.fingerprint import identity
 from pipelines.runtime.inputs import shared_folders
+from pipelines.runtime.mlflow_evaluation import Assessment
 from pipelines.runtime.models import Exported
 from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
@@ -74,6 +75,10 @@ class StageBase(ABC, Generic[C]):
     about: ClassVar[str]
     """One line for `--help`."""
 
+    def writing(self, section: C) -> str:
+        """What it writes under these settings, where they decide that; by default `writes`."""
+        return self.writes
+
     def finished(self, output: Output, section: C) -> bool:
         """Whether an output is all that these settings ask for."""
         return output.finished() is not None
@@ -133,6 +138,10 @@ class Stage(StageBase[D]):
 
     def summary(self, context: Context[D], output: Output) -> dict[str, float]:
         """Numbers of a finished output, logged as metrics."""
+        return {}
+
+    def assessments(self, context: Context[D], output: Output) -> dict[str, list[Assessment]]:
+        """Judged texts of a finished output by metric, for the tracker's evaluation view."""
         return {}
 
 

@@ -11,6 +11,7 @@ import os
 import posixpath
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from typing import Any
 import fsspec
 
 from sar3d.errors import UserError
+
+_CONFLICT_SECONDS = 10.0
+"""How long an object store may say that another request for the same name is on its way."""
 
 
 def is_remote(url: str) -> bool:
@@ -137,19 +141,11 @@ class Store:
             _sync_folder(self.path(name).parent)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write only if there is no such file; False if there was one. Of several at once exactly one gets True."""
+        """Write only if there is no such file; False if there was one. Of several at once exactly one gets True, as long as
+        what they write differs."""
         with disk_errors(self.url):
             if not self.local:
-                fs, _ = self._remote
-                try:
-                    fs.pipe_file(self._key(name), data, mode="create")
-                except FileExistsError:
-                    return False
-                except OSError as error:
-                    if "PreconditionFailed" in str(error) or "ConditionalRequestConflict" in str(error):
-                        return False
-                    raise
-                return True
+                return self._create_remote(name, data)
             temporary = self._write_beside(name, data)
             try:
                 os.link(temporary, self.path(name))
@@ -159,6 +155,25 @@ class Store:
                 os.unlink(temporary)
             _sync_folder(self.path(name).parent)
             return True
+
+    def _create_remote(self, name: str, data: bytes) -> bool:
+        """A request whose answer is lost is sent again by the client and then refused because of itself: what is there
+        tells whose it is."""
+        deadline = time.monotonic() + _CONFLICT_SECONDS
+        while True:
+            try:
+                self._remote[0].pipe_file(self._key(name), data, mode="create")
+            except FileExistsError:
+                return self.read(name) == data
+            except OSError as error:
+                if "ConditionalRequestConflict" in str(error) and time.monotonic() < deadline:
+                    time.sleep(0.2)  # another request for this name is on its way
+                elif "PreconditionFailed" in str(error) or "ConditionalRequestConflict" in str(error):
+                    return self.read(name) == data
+                else:
+                    raise
+            else:
+                return True
 
     def upload(self, source: Path, name: str) -> None:
         """Move a finished local file to its place (a rename where `source` is on the same file system)."""

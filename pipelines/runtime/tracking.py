@@ -7,32 +7,38 @@ when the same stage is run again.
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import logging
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from pipelines.runtime.fingerprint import identity
+from pipelines.runtime.mlflow_evaluation import Assessment
 from pipelines.runtime.mlflow_run import (
     Entry,
     Place,
     apply,
     connect,
     experiment_of,
+    is_permanent,
     last_steps,
     log_metrics,
     run_of,
     together,
+    without_secrets,
 )
 from pipelines.runtime.output import FAILURES, Output
 from pipelines.runtime.store import Store
+from pipelines.runtime.tracking_store import artifact_location, database_uri
 from sar3d.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -65,7 +71,7 @@ def place(config: Any) -> Place | None:
             f"the root {config.root} is remote, so MLflow needs a server: set MLFLOW_TRACKING_URI, "
             "or switch tracking off with tracking.enabled=false"
         )
-    return Place(f"sqlite:///{store.path('mlflow.db')}", config.tracking.experiment, str(store.path("mlartifacts")))
+    return Place(database_uri(config.root), config.tracking.experiment, artifact_location(config.root))
 
 
 class Tracker:
@@ -79,6 +85,14 @@ class Tracker:
     def __init__(self, where: Place, root: str, output: Output, name: str) -> None:
         self.where, self.root, self.output, self.name = where, root, output, name
         self.run_id: str | None = None
+        self._parent = ""
+        self._certain = False
+        """Whether the run was seen to be there since something last went wrong."""
+        self._refused: dict[str, str] = {}
+        """Why MLflow takes some entries never, by what they are."""
+        self._trouble: BaseException | None = None
+        self._said = ""
+        """What was said of it: the same is not said every time that sending is tried again."""
         self._client: Any = None
         self._known: dict[str, int] | None = None
         """The last step of every metric that the run has; None: ask."""
@@ -112,12 +126,27 @@ class Tracker:
                 self._monitor.collect_metrics()
                 self._monitor.publish_metrics(self._monitor.aggregate_metrics())
                 self._monitor.finish()
-        if self._spool.exists() or self._thread.is_alive():
+        return self._left()
+
+    def _left(self) -> str | None:
+        """One sentence about what did not get through, and what to do."""
+        server = without_secrets(self.where.uri)
+        if self._refused:
+            kinds = ", ".join(f"{what} ({why})" for what, why in self._refused.items())
             return (
-                f"MLflow at {self.where.uri} did not take everything: the rest waits in {self._spool} "
-                "and is sent when this stage is run again"
+                f"MLflow at {server} does not take {kinds}: that is kept in {self._aside} and in the output's own files"
             )
-        return None
+        if not self._spool.exists() and not self._thread.is_alive():
+            return None
+        rest = f"the rest waits in {self._spool} and is sent when this stage is run again"
+        if self._trouble is not None and is_permanent(self._trouble):
+            return f"MLflow at {server} refuses what is recorded ({_first_line(self._trouble)}): mend that; {rest}"
+        return f"MLflow at {server} did not take everything: {rest}"
+
+    @property
+    def _aside(self) -> Path:
+        """Entries that MLflow never takes."""
+        return self._spool.with_name(f"{self._spool.stem}-refused.jsonl")
 
     def _serve(self) -> None:
         down_until = 0.0
@@ -135,17 +164,44 @@ class Tracker:
         if not lines:
             return True
         sent = 0
+        self._trouble = None
         try:
-            self._connect()
-            for entries in together([json.loads(line) for line in lines]):
-                self._apply(entries)
+            waiting = [json.loads(line) for line in lines]
+            self._connect(waiting[0]["time"])
+            for entries in together(waiting):
+                self._apply_or_refuse(entries)
                 sent += len(entries)
         except Exception as error:  # whatever a tracker does, the work goes on
-            self._known = None
+            self._known, self._certain, self._trouble = None, False, error
             _log.debug("MLflow", exc_info=True)
-            _log.warning("MLflow at %s: %s", self.where.uri, str(error).splitlines()[0][:200] if str(error) else error)
+            if _first_line(error) != self._said:
+                self._said = _first_line(error)
+                _log.warning("MLflow at %s: %s", without_secrets(self.where.uri), self._said)
         self._forget(sum(map(len, lines[:sent])))
         return sent == len(lines)
+
+    def _apply_or_refuse(self, entries: list[Entry]) -> None:
+        """Carry out entries. What MLflow refuses although the run is there is put aside: the rest must not wait for it.
+
+        A run, or its experiment, may be deleted at any time: it is looked at again, and restored, before that is said.
+        """
+        try:
+            self._apply(entries)
+        except Exception as error:
+            if not is_permanent(error):
+                raise
+            self._known, self._certain = None, False
+            self._connect(entries[0]["time"])
+            for entry in entries:
+                try:
+                    self._apply([entry])
+                except Exception as again:
+                    if not is_permanent(again):
+                        raise
+                    self._known = None
+                    self._refused[str(entry["do"])] = _first_line(again)
+                    with open(self._aside, "a") as file:
+                        file.write(json.dumps(entry) + "\n")
 
     def _forget(self, size: int) -> None:
         """Take what was sent off the front of the spool; more may have come meanwhile."""
@@ -164,26 +220,31 @@ class Tracker:
         assert self.run_id is not None
         if entries[0]["do"] != "metrics":
             for entry in entries:
-                apply(self._client, self.run_id, entry, self.output)
+                apply(self._client, self.run_id, self._parent, entry, self.output)
             return
         if self._known is None:
             self._known = last_steps(self._client, self.run_id)
         log_metrics(self._client, self.run_id, entries, self._known)
 
-    def _connect(self) -> None:
-        if self.run_id is not None:
+    def _connect(self, began: int) -> None:
+        """Find or make the runs; new ones began at that time (ms), when what is sent was recorded."""
+        if self._certain:
             return
         self._client = connect(self.where)
         experiment = experiment_of(self._client, self.where)
-        parent = run_of(
-            self._client, Store(self.root), "_mlflow.json", experiment, Store(self.root).url.rsplit("/", 1)[-1], None
-        )
-        run_id = run_of(self._client, self.output.state, "mlflow.json", experiment, self.name, parent)
-        self._client.update_run(run_id, status="RUNNING")
-        self.run_id = run_id
-        self._start_monitor(run_id)
+        title = Store(self.root).url.rsplit("/", 1)[-1]
+        self._parent = run_of(self._client, Store(self.root), "_mlflow.json", experiment, title, None, began)
+        run_id = run_of(self._client, self.output.state, "mlflow.json", experiment, self.name, self._parent, began)
+        for run in (self._parent, run_id):
+            self._client.update_run(run, status="RUNNING")
+        self._certain = True
+        if run_id != self.run_id:
+            self.run_id = run_id
+            self._start_monitor(run_id)
 
     def _start_monitor(self, run_id: str) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._monitor = SystemMetricsMonitor(
@@ -192,12 +253,19 @@ class Tracker:
         self._monitor.start()
 
 
+def _first_line(error: BaseException) -> str:
+    lines = without_secrets(str(error)).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def spool_of(output: Output) -> Path:
     """Beside the output where that is a local folder, else in the user's cache."""
     if output.store.local:
         return output.state.path("mlflow-spool.jsonl")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "sar3d" / "spool" / f"{output.stage}-{output.fingerprint}.jsonl"
+    # Equal settings under two roots have equal fingerprints.
+    root = hashlib.sha256(output.url.encode()).hexdigest()[:8]
+    return cache / "sar3d" / "spool" / f"{output.stage}-{output.fingerprint}-{root}.jsonl"
 
 
 class StageRun:
@@ -263,6 +331,11 @@ class StageRun:
         self._output.store.put(f"artifacts/{name}", data)
         self._send("artifact", name=f"artifacts/{name}")
 
+    def assessments(self, metric: str, values: Sequence[Assessment]) -> None:
+        """Pass on judged texts, for the tracker's evaluation view."""
+        if values:
+            self._send("assessments", metric=metric, values=[asdict(value) for value in values])
+
     def failures(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, FAILURES.names)
@@ -284,6 +357,8 @@ def replay(config: Any, output: Output, stage: str) -> None:
     tracker.flush()
     if tracker._monitor is not None:
         tracker._monitor.finish()
+    if left := tracker._left():
+        _log.warning(left)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

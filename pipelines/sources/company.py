@@ -2,8 +2,10 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from os.path import splitext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,29 @@ from sar3d.meshes.references import REFERRING, gather, relative_to_folder
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 _PARTS = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tga", ".tif", ".tiff")
 """Of the folders above a 3D file, only files of these kinds can be parts of it: a manifest there may grow."""
+_NO_OBJECTS = (
+    *(*SUFFIXES, *_PARTS),
+    *(
+        ".txt",
+        ".md",
+        ".rst",
+        ".rtf",
+        ".pdf",
+        ".doc",
+        ".docx",
+        ".html",
+        ".htm",
+        ".css",
+        ".js",
+        ".url",
+        ".webloc",
+        ".log",
+    ),
+    *(".json", ".jsonl", ".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".yaml", ".yml", ".xml", ".ini", ".toml", ".npy"),
+    *(".npz", ".pkl", ".h5", ".sha256", ".md5", ".psd", ".exr", ".hdr", ".ktx2", ".basis", ".dds", ".svg", ".ico"),
+    *(".mp4", ".mov", ".avi", ".webm", ".wav", ".mp3", ".ogg", ".lock", ".part", ".db", ".ini", ".meta", ".gitignore"),
+)
+"""Kinds of files that lie beside objects and hold none. Any other kind may: the formats of 3D files are many."""
 
 
 def with_company(versions: dict[str, str]) -> dict[str, str]:
@@ -40,6 +65,12 @@ def with_company(versions: dict[str, str]) -> dict[str, str]:
             digest = _company(path, below, above) if path.lower().endswith(REFERRING) else ""
             files[path] = f"{version}+{digest}" if digest else version
     return files
+
+
+def left_out(names: Iterable[str]) -> str:
+    """How many files may hold objects that nobody reads, by kind, such as `7 .fbx, 2 .zip`; empty if there are none."""
+    kinds = Counter(splitext(name.lower())[1] for name in names)
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common() if kind and kind not in _NO_OBJECTS)
 
 
 def _ancestry(folder: str) -> list[str]:

@@ -6,12 +6,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipelines.runtime.inputs import chosen
+from pipelines.runtime.progress import log
 from pipelines.runtime.stage import StageConfig
 from pipelines.sources.base import Source
 from pipelines.sources.captions import CaptionsConfig
 from pipelines.sources.directory import DirectoryConfig, DirectorySource
 from pipelines.sources.objaverse_source import ObjaverseConfig, ObjaverseSource
 from pipelines.sources.procedural_source import ProceduralConfig, ProceduralSource
+from pipelines.sources.texts import Log
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class DownloadConfig(StageConfig):
     """Objects in one shard."""
 
 
-def make_source(config: DownloadConfig, files_root: str) -> Source:
+def make_source(config: DownloadConfig, files_root: str, log: Log = log) -> Source:
     """The configured source. `files_root` is the URL below which transferred files are stored (a folder's are not)."""
     if config.source == "directory":
-        return DirectorySource(config.directory, config.captions)
+        return DirectorySource(config.directory, config.captions, log)
     if config.source == "objaverse":
-        return ObjaverseSource(config.objaverse, files_root, config.captions)
-    return ProceduralSource(config.procedural, config.captions)
+        return ObjaverseSource(config.objaverse, files_root, config.captions, log)
+    return ProceduralSource(config.procedural, config.captions, log)

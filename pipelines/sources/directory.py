@@ -12,13 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from pipelines.runtime.inputs import folder
+from pipelines.runtime.progress import log
 from pipelines.sources.base import Item, ObjectRow
-from pipelines.sources.captions import CaptionedSource, CaptionsConfig
-from pipelines.sources.company import SUFFIXES, digest_with_references, opened, with_company
+from pipelines.sources.captions import NAMES, CaptionedSource, CaptionsConfig, names_in
+from pipelines.sources.company import SUFFIXES, digest_with_references, left_out, opened, with_company
 from pipelines.sources.files import HEAD_BYTES, filesystem, inside, is_local, join, reachable
 from pipelines.sources.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from pipelines.sources.manifest import Entry, parse_manifest
 from pipelines.sources.rows import fault, item_of, raise_fault, row_of
+from pipelines.sources.texts import Log
 from sar3d.errors import ObjectError, UserError
 from sar3d.meshes.references import REFERRING
 from sar3d.meshes.sniff import sniff
@@ -47,6 +49,7 @@ class DirectorySource(CaptionedSource):
     kind: ClassVar[str] = "directory"
     config: DirectoryConfig
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    log: Log = log
 
     @property
     def folder(self) -> str:
@@ -61,12 +64,16 @@ class DirectorySource(CaptionedSource):
                 raise UserError(
                     f"the folder {self.folder} does not exist or is no folder; check download.directory.path"
                 )
-            files = with_company(dict(_scan(root) if is_local(fs) else _find(fs, root)))
+            found = dict(_scan(root) if is_local(fs) else _find(fs, root))
+        files, others = with_company(found), left_out(found)
         if not files:
             raise UserError(
-                f"the folder {self.folder} holds no {', '.join(SUFFIXES)} file; check download.directory.path"
+                f"the folder {self.folder} holds no {', '.join(SUFFIXES)} file{others and f' but {others}'}; "
+                f"{'convert or unpack them, or ' if others else ''}check download.directory.path"
             )
-        items = [_described(entry, files) for entry in _matched(self._manifest(fs, root), files)]
+        if others:
+            self.log(f"{self.folder}: {others} are left out; convert or unpack them to have their objects, too")
+        items = [_described(entry, files) for entry in self._manifest(fs, root, files)]
         named = {item["path"] for item in items}
         items += [_described(Entry(path), files) for path in files if path not in named]
         items.sort(key=lambda item: item["uid"])
@@ -74,9 +81,13 @@ class DirectorySource(CaptionedSource):
             if one["uid"] == other["uid"]:
                 both = f"{one['path']} and {other['path']}"
                 raise UserError(f"the uid {one['uid']!r} stands for both {both}; give each its own in the manifest")
+        if self.captions.path:
+            for item, names in zip(items, names_in([item["path"] for item in items]), strict=True):
+                item[NAMES] = names
         yield from items
 
-    def _manifest(self, fs: Any, root: str) -> list[Entry]:
+    def _manifest(self, fs: Any, root: str, files: dict[str, str]) -> list[Entry]:
+        """What a manifest says, each file as the folder spells it. Raises `UserError`."""
         chosen = self.config.manifest
         if chosen == "none":
             return []
@@ -84,11 +95,11 @@ class DirectorySource(CaptionedSource):
             found = [f"manifest{s}" for s in MANIFEST_SUFFIXES if fs.exists(join(root, f"manifest{s}"))]
             if len(found) > 1:
                 raise UserError(
-                    f"{self.folder} holds {' and '.join(found)}; choose one with download.directory.manifest"
+                    f"{self.folder} holds {' and '.join(found)}; choose one with download.directory.manifest (or none)"
                 )
             if not found:
                 return []
-            chosen = found[0]
+            return self._found(fs, root, found[0], files)
         if PurePosixPath(chosen).suffix.lower() not in MANIFEST_SUFFIXES:
             raise UserError(f"download.directory.manifest is {chosen!r}; give a .json, .csv or .parquet file")
         if "://" not in chosen and not os.path.isabs(chosen):
@@ -99,7 +110,20 @@ class DirectorySource(CaptionedSource):
             data = fs.cat_file(beside)
         except OSError as error:
             raise UserError(f"the manifest {chosen} cannot be opened; check download.directory.manifest") from error
-        return parse_manifest(data, chosen)
+        return _matched(parse_manifest(data, chosen, self.log), files)
+
+    def _found(self, fs: Any, root: str, name: str, files: dict[str, str]) -> list[Entry]:
+        """What a manifest says that nobody named: many programs call files of theirs so."""
+        ignore = "if it does not describe these objects, set download.directory.manifest=none"
+        try:
+            entries = _matched(parse_manifest(fs.cat_file(join(root, name)), name, self.log), files)
+        except OSError as error:
+            raise UserError(f"the manifest {name} cannot be opened; make it readable, or {ignore[3:]}") from error
+        except UserError as error:
+            raise UserError(f"{error}; {ignore}") from error
+        if entries and not any(entry.file in files for entry in entries):
+            raise UserError(f"the manifest {name} names no file of the folder (but {entries[0].file!r}); {ignore}")
+        return entries
 
     def fetch(self, item: Item) -> ObjectRow:
         """Raises `ObjectError`: the kinds of `sniff`, `missing_file`, `unreadable`, `changed`, `checksum` and what the

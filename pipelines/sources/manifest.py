@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from pipelines.sources.texts import Log, decoded, separated
 from sar3d.errors import UserError
 
 SUFFIXES = (".json", ".csv", ".parquet")
@@ -48,18 +48,17 @@ class Entry:
     """Lower-case hex; checked when the file is fetched."""
 
 
-def parse_manifest(data: bytes, name: str) -> list[Entry]:
+def parse_manifest(data: bytes, name: str, log: Log) -> list[Entry]:
     """The rows of a manifest whose format is told by the end of `name`. Columns of other names are ignored.
 
     JSON: a list of objects, or a dictionary with such a list under `objects`. Lists (captions, tags) may be lists in
     JSON and Parquet; in CSV, `captions` and `tags` are a JSON list or text parted by semicolons, while `caption` is
     always one plain text. Raises `UserError` if it does not parse, names no file or names one uid twice.
     """
-    read: Callable[[bytes], list[dict[str, Any]]] = {".json": _json, ".csv": _csv, ".parquet": _parquet}[
-        PurePosixPath(name).suffix.lower()
-    ]
+    suffix = PurePosixPath(name).suffix.lower()
     try:
-        entries = [_entry(row, number, name) for number, row in enumerate(read(data), 1)]
+        rows = _parquet(data) if suffix == ".parquet" else _READERS[suffix](decoded(data, name, log))
+        entries = [_entry(row, number, name) for number, row in enumerate(rows, 1)]
     except (ValueError, pa.ArrowException, csv.Error) as error:
         raise UserError(f"the manifest {name} cannot be read ({' '.join(str(error).split())}); correct it") from error
     seen: set[str] = set()
@@ -70,16 +69,17 @@ def parse_manifest(data: bytes, name: str) -> list[Entry]:
     return entries
 
 
-def _json(data: bytes) -> list[dict[str, Any]]:
-    value = json.loads(data.decode("utf-8-sig"))
+def _json(text: str) -> list[dict[str, Any]]:
+    value = json.loads(text)
     rows = value.get("objects") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError('it is neither a list of objects nor {"objects": [...]}')
     return rows
 
 
-def _csv(data: bytes) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+def _csv(text: str) -> list[dict[str, Any]]:
+    separator, text = separated(text, (_FILE_NAMES,))
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
     rows: list[dict[str, Any]] = []
     for row in reader:
@@ -87,6 +87,9 @@ def _csv(data: bytes) -> list[dict[str, Any]]:
             raise ValueError(f"line {reader.line_num} has more cells than the header")
         rows.append(row | {key: _split(row[key]) for key in ("captions", "tags") if row.get(key)})
     return rows
+
+
+_READERS = {".json": _json, ".csv": _csv}
 
 
 def _split(text: str) -> list[Any]:

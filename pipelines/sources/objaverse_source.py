@@ -1,9 +1,7 @@
 """Objaverse 1.0: objects chosen by category, licence, uid or at random, transferred from the hub or a mirror."""
 
-import csv
 import difflib
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,12 +12,15 @@ from urllib.parse import quote
 from pydantic import Field
 
 from pipelines.runtime.inputs import driver_file
+from pipelines.runtime.progress import log
 from pipelines.sources.base import Item, ObjectRow
 from pipelines.sources.captions import CaptionedSource, CaptionsConfig
 from pipelines.sources.files import Receipt, check_file, find, open_stored, publish, spool, sweep
 from pipelines.sources.objaverse_index import Essence, ObjaverseIndex
 from pipelines.sources.rows import fault, item_of, raise_fault, row_of
+from pipelines.sources.texts import Log
 from pipelines.sources.transfer import TransferConfig, transfer
+from pipelines.sources.uids import read_uids
 from sar3d.errors import UserError
 
 LICENCES = ("by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa", "cc0")
@@ -42,7 +43,9 @@ class ObjaverseConfig:
     licences: tuple[str, ...] = field(default=(), metadata={"identity": "listing"})
     """Licences as the annotations name them (by, by-sa, by-nc, cc0 ...): objects under any of them."""
     uids_file: str | None = driver_file(None)
-    """A local file of uids: .txt with one a line, .csv with a column uid (or the uids first), .json with a list."""
+    """A local file of uids, or of paths and addresses that hold them: .txt with one a line, .csv with a column uid (or
+    path, or the uids first), .json with a list, or with what Objaverse publishes by uid (paths, annotations) or by
+    category (LVIS); all may end in .gz."""
     count: Annotated[int, Field(ge=1)] | None = field(default=None, metadata={"identity": "listing"})
     """So many of them, drawn at random; a larger count holds the objects of a smaller one."""
     seed: int = field(default=0, metadata={"identity": "listing"})
@@ -67,6 +70,7 @@ class ObjaverseSource(CaptionedSource):
     config: ObjaverseConfig
     files_root: str
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    log: Log = log
 
     def listing(self) -> Iterator[Item]:
         config = self.config
@@ -99,7 +103,7 @@ class ObjaverseSource(CaptionedSource):
         """The uids that categories and uids_file leave, and those of the file that the index does not have."""
         uids, missing = set(paths), set[str]()
         if self.config.uids_file:
-            wanted = set(read_uids(self.config.uids_file))
+            wanted = set(read_uids(self.config.uids_file, self.log))
             uids, missing = wanted & uids, wanted - uids
         if self.config.categories:
             uids &= {uid for name in self.config.categories for uid in lvis[name]}
@@ -122,37 +126,6 @@ class ObjaverseSource(CaptionedSource):
 
     def open(self, path: str) -> AbstractContextManager[Path]:
         return open_stored(self.files_root, path)
-
-
-def read_uids(path: str) -> list[str]:
-    """The uids of a .txt, .csv or .json file, each once, without a .glb at their end.
-
-    Raises `UserError` if the file is missing, does not parse or is empty.
-    """
-    try:
-        text = Path(path).expanduser().read_text("utf-8-sig")
-        uids = _uids(text, Path(path).suffix.lower())
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"download.objaverse.uids_file {path} cannot be read ({error}); give a list of uids") from error
-    found = list(dict.fromkeys(uid for u in uids if (uid := u.strip().removesuffix(".glb"))))
-    if not found:
-        raise UserError(f"download.objaverse.uids_file {path} holds no uid; give one a line, a CSV or a JSON list")
-    return found
-
-
-def _uids(text: str, suffix: str) -> list[str]:
-    if suffix == ".json":
-        value = json.loads(text)
-        value = value.get("uids") if isinstance(value, dict) else value
-        if not isinstance(value, list) or not all(isinstance(uid, str) for uid in value):
-            raise ValueError('it is neither a list of strings nor {"uids": [...]}')
-        return value
-    if suffix == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if row]
-        names = [cell.strip().lower() for cell in rows[0]] if rows else []
-        column = names.index("uid") if "uid" in names else 0
-        return [row[column] for row in rows[int("uid" in names) :] if len(row) > column]
-    return [line.partition("#")[0] for line in text.splitlines()]
 
 
 def _known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:

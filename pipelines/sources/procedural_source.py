@@ -10,9 +10,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from pipelines.runtime.progress import log
 from pipelines.sources.base import Item, ObjectRow
 from pipelines.sources.captions import CaptionedSource, CaptionsConfig
 from pipelines.sources.rows import item_of, row_of
+from pipelines.sources.texts import Log
 from sar3d.procedural import MAX_COUNT, HeldOutObjects, build_glb, describe, listing
 
 _FOLDER = "procedural"
@@ -39,6 +41,7 @@ class ProceduralSource(CaptionedSource):
     kind: ClassVar[str] = "procedural"
     config: ProceduralConfig
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    log: Log = log
 
     def listing(self) -> Iterator[Item]:
         # All else follows from the uid, and is worked out by whoever fetches the object: ten million items stay small.

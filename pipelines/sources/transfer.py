@@ -1,4 +1,8 @@
-"""One file over HTTP, complete and checked, or not at all."""
+"""One file over HTTP, complete and checked, or not at all.
+
+Not by huggingface_hub, whose client goes on with a cut body without comparing entity tags, compares its size alone, has neither
+a deadline nor a least speed, and takes files only from servers that send the hub's own headers, which a plain mirror does not.
+"""
 
 import os
 import random

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pytest
 import torch
 from proofs import (
@@ -22,12 +23,15 @@ from torch import Tensor
 
 from pipelines.registry import STAGES, load
 from pipelines.runtime.engine import prepare
+from sar3d import Sar3D
 from sar3d.ar.transformer import ARTransformer
 from sar3d.data.datasets.prompted_objects import PromptedObjects
+from sar3d.export.turntable import poses_around, render_views
 from sar3d.hub import from_pretrained
 from sar3d.metrics.image import psnr
 from sar3d.tasks.ar.contact_sheet import FREE
 from sar3d.tasks.ar.evaluate import EQUAL, FieldRenderer, GenerationSets, decoded, make
+from sar3d.tasks.ar.likelihood import next_inputs, sequential_code_vectors
 from sar3d.tasks.ar.task import ARTask
 from sar3d.training.task import Alone
 
@@ -151,3 +155,59 @@ def test_other_numbers_of_workers(undisturbed: Path, tmp_path: Path, record_prop
     )
     assert not any(differences[:8])
     assert max(differences) < 1e-4
+
+
+KEPT = 3
+"""Of six scales."""
+
+
+@pytest.mark.acceptance(
+    "Variations: with 3 of 6 scales of 32 objects kept and another object's caption, the silhouette is more like the original's "
+    "than a random other object's is for at least 28, and the redrawn tokens are likelier under the new caption for at least 28"
+)
+def test_variations_keep_the_shape_and_follow_the_caption(trained: Learned, record_property: Record) -> None:
+    _, model, held_out = asked_of(trained, "train_ar")
+    known = held_out.sets["known"]
+    system = Sar3D.from_pretrained(trained.root, device="cpu")
+    tokens = [prompted.tokens for prompted in known]
+    outlines = [outline(system, one) for one in tokens]
+    alike_count = likelier = 0
+    for i, prompted in enumerate(known):
+        new, other = known[(i + 1) % OBJECTS], (i + 7) % OBJECTS
+        (varied,) = system.vary(prompted.tokens, keep_scales=KEPT, text=new.label, seed=i)
+        begin = model.config.ends[KEPT - 1]
+        assert torch.equal(varied.tokens[:begin], prompted.tokens[:begin])
+        drawn = outline(system, varied.tokens)
+        alike_count += overlap(drawn, outlines[i]) > overlap(outlines[other], outlines[i])
+        scores = [log_likelihood(system, varied.tokens, text)[begin:].sum() for text in (new.label, prompted.label)]
+        likelier += bool(scores[0] > scores[1])
+    record_property(
+        "silhouettes more like the original; likelier under the new caption, of 32", f"{alike_count}; {likelier}"
+    )
+    assert alike_count >= 28
+    assert likelier >= 28
+
+
+def outline(system: Sar3D, tokens: Tensor) -> Tensor:
+    """Where an object is, in eight views from fixed places."""
+    vqvae = system.vqvae
+    with torch.no_grad():
+        field = vqvae.field(vqvae.decode_tokens(tokens[None]))
+    half = np.full(3, field.side / 2)
+    poses = poses_around(-half, half, field.side, 8, 20.0)
+    return torch.from_numpy((render_views(field, poses, 64, vqvae.config.volume) < 200).any(-1))
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / (one | other).sum().clamp(min=1))
+
+
+@torch.no_grad()
+def log_likelihood(system: Sar3D, tokens: Tensor, text: str) -> Tensor:
+    """Of each token (L,), given those of coarser scales and a caption."""
+    generator, quantizer = system.generator("text"), system.vqvae.quantizer
+    condition = generator.encoder.encode([text]).float()
+    known = sequential_code_vectors(quantizer, tokens[None], generator.model.config)
+    logits = generator.model(next_inputs(quantizer, tokens[None]), condition, code_vectors=known)
+    return logits.log_softmax(-1)[0].gather(-1, tokens[:, None])[:, 0]

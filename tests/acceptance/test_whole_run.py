@@ -17,7 +17,9 @@ from pipelines.runtime.reading import read_rows
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 CONFIG = "configs/demo.yaml"
+STAGES = "download, render, train_vqvae, train_flexicubes, cache_tokens, cache_conditions, train_ar, train_ar_image, train_llm"
 SHORT = (
+    f"stages=[{STAGES}, generate, caption, evaluate]",
     "download.procedural.count=6",
     "render.resolution=64",
     "train_vqvae.task.model={resolution: 64, quantizer: {codebook_size: 256, scales: [1, 2, 4, 8]}, decoder: {depth: 1}}",
@@ -25,6 +27,11 @@ SHORT = (
     "train_vqvae.train={steps: 12, batch: 4, checkpoint_every: 4, log_every: 4}",
     "train_vqvae.evaluate_objects=2",
     "train_vqvae.draw_objects=2",
+    "train_flexicubes.task={grid: 16, start: random, loss: {lpips: 0.0}}",
+    "train_flexicubes.supervise=2",
+    "train_flexicubes.train={steps: 12, batch: 4, checkpoint_every: 4, log_every: 4}",
+    "train_flexicubes.evaluate_objects=2",
+    "train_flexicubes.draw_objects=2",
     "train_ar.task.model={depth: 2, width: 64, heads: 2, drop_path: 0.0}",
     "train_ar.train={steps: 12, batch: 4, checkpoint_every: 4, log_every: 4}",
     "train_ar.evaluate_objects=2",
@@ -42,7 +49,7 @@ SHORT = (
     "evaluate.objects=2",
     "report=false",
 )
-TRAINED = ("train_vqvae", "train_ar", "train_ar_image", "train_llm")
+TRAINED = ("train_vqvae", "train_flexicubes", "train_ar", "train_ar_image", "train_llm")
 
 
 def rows(root: Path, stage: str, columns: list[str]) -> list[dict[str, Any]]:

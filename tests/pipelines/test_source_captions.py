@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipelines.sources.captions import read_captions, with_captions
+from pipelines.sources.captions import Captions, CaptionsConfig, read_captions, with_captions
+from pipelines.sources.directory import DirectoryConfig, DirectorySource
 from pipelines.sources.rows import item_of
 from sar3d.errors import UserError
 
@@ -20,8 +21,11 @@ def items(*uids: str, **captions: list[str]) -> Iterator[dict[str, Any]]:
     return (item_of(uid, f"{uid}.glb", "1", captions=captions.get(uid, [])) for uid in uids)
 
 
-def joined(path: Path, *uids: str, **captions: list[str]) -> dict[str, list[str]]:
-    return {i["uid"]: i["captions"] for i in with_captions(items(*uids, **captions), read_captions(str(path)))}
+def joined(path: Path, *uids: str, log: list[str] | None = None, **captions: list[str]) -> dict[str, list[str]]:
+    said = [] if log is None else log
+    table = Captions(read_captions(str(path), said.append))
+    listed = with_captions(items(*uids, **captions), table, str(path), said.append)
+    return {i["uid"]: i["captions"] for i in listed}
 
 
 def write(path: Path, text: str) -> Path:
@@ -81,26 +85,106 @@ def test_a_caption_may_hold_line_breaks_and_numbers_stay_text(tmp_path: Path) ->
     [
         ("c.csv", b"a,one\nb,two,three\n", "cannot be read"),
         ("c.csv", b"only one column\n", "cannot be read"),
-        ("c.csv", b"a,\xff\xfe broken\n", "cannot be read"),
+        ("c.csv", "a,красный стул\n".encode("cp1251"), "save it as UTF-8"),
+        ("c.json", '{"a": "赤い椅子がある"}'.encode("shift-jis"), "save it as UTF-8"),
         ("c.json", b"[1, 2", "cannot be read"),
         ("c.json", b'[{"key": "a"}]', "no columns uid and caption"),
         ("c.json", b'{"a": {"text": "x"}}', "not a string"),
         ("c.csv.gz", b"not gzip", "cannot be read"),
         ("c.parquet", b"PAR1", "cannot be read"),
-        ("c.txt", b"a,one", "give a .csv, .json or .parquet"),
+        ("c.docx", b"a,one", "give a file of one of the kinds"),
     ],
 )
 def test_what_is_no_caption_file_is_said_in_one_sentence(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=words) as caught:
-        read_captions(str(tmp_path / name))
+        read_captions(str(tmp_path / name), print)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.csv does not exist"):
-        read_captions(str(tmp_path / "nowhere.csv"))
+        read_captions(str(tmp_path / "nowhere.csv"), print)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("first", ["uid{}caption\r\n", "", "sep={}\r\n", "sep={0}\r\nUID{0}Caption\r\n"])
+def test_captions_in_the_encodings_and_with_the_separators_of_spreadsheets(
+    tmp_path: Path, encoding: str, separator: str, first: str
+) -> None:
+    row = 'a1{}"Ein grüner Stuhl, groß; alt"\r\nb2{}Une lampe dorée\r\n'.replace("{}", separator)
+    (tmp_path / "c.csv").write_bytes((first.replace("{0}", "{}").replace("{}", separator) + row).encode(encoding))
+    said: list[str] = []
+    assert joined(tmp_path / "c.csv", "a1", "b2", log=said) == {
+        "a1": ["Ein grüner Stuhl, groß; alt"],
+        "b2": ["Une lampe dorée"],
+    }
+    assert any("Windows-1252" in line for line in said) == (encoding == "cp1252")
+
+
+def test_a_caption_with_commas_and_a_semicolon_between_its_cells(tmp_path: Path) -> None:
+    """The separator is what ends the first cell, not what is most frequent."""
+    path = write(tmp_path / "c.csv", "a;red, round, small\nb;blue, square\n")
+    assert joined(path, "a", "b") == {"a": ["red, round, small"], "b": ["blue, square"]}
+
+
+def test_json_lines_and_tables_of_other_data_sets(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"uid": u, "caption": f"caption of {u}"}) + "\n" for u in ("a", "b"))
+    assert joined(write(tmp_path / "c.jsonl", lines), "b") == {"b": ["caption of b"]}
+    text2shape = "id,modelId,description,category\n1,m7,a round table,Table\n"
+    assert joined(write(tmp_path / "t.csv", text2shape), "m7") == {"m7": ["a round table"]}
+
+
+def folder(path: Path, captions: Path, *files: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Captions of the objects in a folder by their path, and what was said."""
+    for name in files:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"glTF")
+    said: list[str] = []
+    source = DirectorySource(DirectoryConfig(str(path)), CaptionsConfig(str(captions)), said.append)
+    listed = list(source.items())
+    assert not any(key.startswith("_") for item in listed for key in item)
+    return {item["path"]: item["captions"] for item in listed}, said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{u}",
+        "{u}.glb",
+        "glbs/000-023/{u}.glb",
+        "https://huggingface.co/datasets/allenai/objaverse/resolve/main/glbs/000-023/{u}.glb",
+        "D:\\objaverse\\glbs\\000-023\\{u}.glb",
+        "000-023/{u}",
+    ],
+)
+def test_captions_by_whatever_names_a_file_of_a_folder(tmp_path: Path, name: str) -> None:
+    uids = ["f53d75bd123b40bca14d12d54286f432", "8476c4170df24cf5bbe6967222d1a42d"]
+    text = "".join(f"{name.format(u=u)},object {u[:3]}\n" for u in [*uids, "0" * 32])
+    files = [f"000-023/{u}.glb" for u in [*uids, "00004b2a7d1c4e0ea8d1f4ccd8a0b1c2"]]
+    found, said = folder(tmp_path / "o", write(tmp_path / "c.csv", text), *files)
+    assert found == {files[0]: ["object f53"], files[1]: ["object 847"], files[2]: []}
+    (line,) = said
+    assert "2 of its 3 names are those of objects, 1 are not (such as" in line
+    assert f"1 of 3 objects have no caption (such as {files[2]})" in line
+
+
+def test_captions_by_the_folder_of_an_object(tmp_path: Path) -> None:
+    """As in ShapeNet: what belongs to several objects names none of them, one object in two formats is one."""
+    path = write(tmp_path / "c.csv", "1a04,a plane\nmodel,which?\n2b05,two parts?\nsame,one thing\n")
+    files = ["02691156/1a04/model.obj", "02691156/2b05/model.obj", "02691156/2b05/part.obj", "same.glb", "same.obj"]
+    found, (line,) = folder(tmp_path / "o", path, *files)
+    assert found == dict(zip(files, [["a plane"], [], [], ["one thing"], ["one thing"]], strict=True))
+    assert "2 are not (such as '2b05')" in line
+
+
+def test_captions_that_meet_no_object_name_the_cure(tmp_path: Path) -> None:
+    found, (line,) = folder(tmp_path / "o", write(tmp_path / "c.csv", "x,one\nx,two\ny,three\n"), "a.glb")
+    assert found == {"a.glb": []}
+    assert "0 of its 2 names are those of objects, 2 are not (such as 'x')" in line
+    assert line.endswith("give the uids in a manifest")
 
 
 @pytest.mark.slow
@@ -111,6 +195,7 @@ def test_a_million_captions_are_read_in_seconds(tmp_path: Path) -> None:
             f'{i * 2654435761 % 2**32:032x},"A thing, number {i}, of some color"\n' for i in range(1_000_000)
         )
     start = time.monotonic()
-    table = read_captions(str(tmp_path / "c.csv"))
-    assert len(list(with_captions(items(*sorted(table["uid"].to_pylist()[::100])), table))) == 10_000
+    table = read_captions(str(tmp_path / "c.csv"), print)
+    listed = items(*sorted(table["uid"].to_pylist()[::100]))
+    assert sum(len(i["captions"]) for i in with_captions(listed, Captions(table), "c.csv", print)) == 10_000
     assert time.monotonic() - start < 20

@@ -192,6 +192,60 @@ def test_a_bad_manifest_is_one_sentence(tmp_path: Path, name: str, text: str, wo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("manifest.json", json.dumps({"name": "My App", "icons": [{"src": "icon.png"}], "display": "standalone"})),
+        ("manifest.json", json.dumps([{"src": "icon.png"}])),
+        ("manifest.json", json.dumps([{"path": "img/1.png"}, {"path": "img/2.png"}])),
+        ("manifest.json", json.dumps({"objects": ["a", "b"]})),
+        ("manifest.json", "// not JSON"),
+        ("manifest.csv", "date,amount\n2024-01-01,7\n"),
+        ("manifest.parquet", "something else"),
+    ],
+)
+def test_a_manifest_of_something_else_names_the_setting_that_leaves_it_alone(
+    tmp_path: Path, name: str, data: str
+) -> None:
+    put(tmp_path, "a.glb")
+    (tmp_path / name).write_text(data)
+    with pytest.raises(UserError, match=r"download\.directory\.manifest=none") as caught:
+        list(source(tmp_path).items())
+    assert name in str(caught.value)
+    assert [item["path"] for item in source(tmp_path, "none").items()] == ["a.glb"]
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "cp1252"), ("\t", "utf-16"), (",", "utf-8-sig")])
+def test_a_manifest_as_spreadsheets_write_it(tmp_path: Path, separator: str, encoding: str) -> None:
+    put(tmp_path, "a.glb", "b.glb")
+    rows = [["file", "uid", "name"], ["a.glb", "1", "Stühlchen"], ["b.glb", "2", "Größe"]]
+    text = "".join(separator.join(row) + "\r\n" for row in rows)
+    (tmp_path / "manifest.csv").write_bytes(text.encode(encoding))
+    assert [(i["uid"], i["name"]) for i in source(tmp_path).items()] == [("1", "Stühlchen"), ("2", "Größe")]
+
+
+def test_files_that_nobody_reads_are_counted_in_one_line(tmp_path: Path) -> None:
+    put(tmp_path, "a.glb")
+    others = ["1.fbx", "2.FBX", "sub/3.usdz", "sub/4.blend", "5.zip", "6.glb.zip", "7.tar.gz", "8.step", "texture.png"]
+    others += ["readme.txt", "LICENSE", "a.mtl", "manifest.csv.bak", ".hidden.fbx"]
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    said: list[str] = []
+    list(DirectorySource(DirectoryConfig(str(tmp_path)), log=said.append).items())
+    (line,) = said
+    assert all(f" {count}" in line for count in ("2 .fbx", "2 .zip", "1 .usdz", "1 .blend", "1 .gz", "1 .step")), line
+    assert not any(kind in line for kind in (".png", ".txt", ".mtl", "3 .fbx"))
+    assert "convert or unpack them" in line
+
+
+def test_a_folder_of_nothing_but_other_formats_says_which(tmp_path: Path) -> None:
+    for name in ("a.fbx", "b.fbx", "c.usdz"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds no \.glb.* but 2 \.fbx, 1 \.usdz; convert"):
+        list(source(tmp_path).items())
+
+
 def test_folders_without_anything_to_list(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"holds no \.glb"):

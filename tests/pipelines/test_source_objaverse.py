@@ -19,8 +19,9 @@ sys.path.append(str(Path(__file__).parent))
 from hub_server import Fault, Hub, fill_objaverse, glb, serve
 
 from pipelines.sources.captions import CaptionsConfig
-from pipelines.sources.objaverse_source import ObjaverseConfig, ObjaverseSource, read_uids
+from pipelines.sources.objaverse_source import ObjaverseConfig, ObjaverseSource
 from pipelines.sources.transfer import TransferConfig
+from pipelines.sources.uids import read_uids
 from sar3d.errors import ObjectError, UserError
 
 UIDS = [f"{i:02x}{i * 7919:030x}" for i in range(60)]
@@ -181,15 +182,48 @@ def test_an_unknown_uid_is_a_failure_not_a_gap(hub: Hub, tmp_path: Path) -> None
 )
 def test_lists_of_uids(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    assert read_uids(str(tmp_path / name)) == ["a", "b"]
+    assert read_uids(str(tmp_path / name), print) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("name", "text"), [("u.txt", "\n"), ("u.json", "{"), ("u.json", "[1]"), ("nowhere.txt", None)])
+U, V = "8476c4170df24cf5bbe6967222d1a42d", "f53d75bd123b40bca14d12d54286f432"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("u.txt", f"glbs/000-023/{U}.glb\n./glbs/000-023/{V}.glb\n"),
+        ("u.txt", f"uid\r\n{U.upper()}.GLB\r\n'{V}'  # a comment\r\n"),
+        ("u.txt", f"D:\\data\\{U}\\model.glb\nhttps://host/resolve/main/glbs/000-023/{V}.glb?download=true\n"),
+        ("u.csv", f"path;category\nglbs/000-023/{U}.glb;chair\nglbs/000-023/{V}.glb;lamp\n"),
+        ("u.tsv", f"n\tuid\n1\t{U}\n2\t{V}\n"),
+        ("u.json", json.dumps({U: f"glbs/000-023/{U}.glb", V: f"glbs/000-023/{V}.glb"})),
+        ("u.json", json.dumps({"0/10001": f"000-023/{U}.glb", "0/10002": f"000-023/{V}.glb"})),
+        ("u.json", json.dumps({"chair": [U], "lamp": [V, U], "table": []})),
+        ("u.json", json.dumps({U: {"uid": U, "name": "x"}, V: {"uid": V, "tags": []}})),
+        ("u.json", json.dumps([{"uid": U, "name": "x"}, {"uid": V}])),
+        ("u.json", json.dumps([f"000-023/{U}.glb", f"000-023/{V}.glb"])),
+        ("u.json", json.dumps({"uids": [U, V], "count": 2})),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_uids_as_paths_and_as_objaverse_publishes_them(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert read_uids(str(tmp_path / name), print) == [U, V]
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert read_uids(str(tmp_path / f"{name}.gz"), print) == [U, V]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("u.txt", "\n"), ("u.json", "{"), ("u.json", "[1]"), ("u.json", '{"a": 1}'), ("nowhere.txt", None)],
+)
 def test_no_list_of_uids(tmp_path: Path, name: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match="uids_file"):
-        read_uids(str(tmp_path / name))
+        read_uids(str(tmp_path / name), print)
 
 
 def test_only_the_metadata_that_is_needed_is_fetched(hub: Hub, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_a_server_that_never_recovers_is_given_up(hub: Hub, tmp_path: Path) -> N
     assert (again.kind, again.reason, again.attempts) == (error.kind, error.reason, error.attempts)
 
 
-@pytest.mark.parametrize("wish", ["0.2", "1", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize(
+    "wish", ["0.2", "1", formatdate(time.time() + 3600, usegmt=True)], ids=["part of a second", "second", "date"]
+)
 def test_retry_after_is_honored_up_to_a_limit(hub: Hub, tmp_path: Path, wish: str) -> None:
     hub.faults["a.glb"] = [Fault(status=429, headers={"Retry-After": wish})]
     start = time.monotonic()

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines import WAITING
 from pipelines.runtime import cluster
 from pipelines.runtime.interrupt import Interrupted, unwrapped
 from pipelines.runtime.lease import Lease
@@ -118,10 +119,6 @@ def _trainer(job: TrainJob, events: Any, marker: cluster.Marker, storage: str) -
 
     config = job.config
     resources: dict[str, float] = {"CPU": config.cpus, "GPU": config.gpus, "memory": config.memory or 0}
-    threads = str(max(1, int(config.cpus)))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    if not config.gpus:  # also on a machine that has some
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return Trainer(
         train_worker,
         train_loop_config={"job": job, "event queue": events, "marker": marker},
@@ -136,10 +133,19 @@ def _trainer(job: TrainJob, events: Any, marker: cluster.Marker, storage: str) -
             storage_path=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[_watch(job.name, events)],
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": _environment(config)},
             logging_config=LoggingConfig(log_level="CRITICAL"),  # the monitor says in one line what happens
         ),
     )
+
+
+def _environment(config: "TrainStageConfig") -> dict[str, str]:
+    """Variables that each worker starts with."""
+    threads = str(max(1, int(config.cpus)))
+    found = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "MLFLOW_DISABLE_TELEMETRY": "true", **WAITING}
+    if not config.gpus:  # also on a machine that has some
+        found |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return found
 
 
 def recorded_commits(output: Output) -> list[int]:
