@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if given.threads:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    config = dataclasses.replace(PRESETS[given.preset], condition=given.condition)
+    config = ARConfig(**dataclasses.asdict(PRESETS[given.preset]), condition=given.condition)
     if given.quick:
         config = dataclasses.replace(config, depth=2, width=96, codebook_size=256, scales=(1, 2, 3, 5, 12))
         given.repeats = 3

@@ -201,6 +201,7 @@ def compare(
     )
     for way, one in found.items():
         log(f"  {way:5} ms by scale: " + " ".join(f"{1e3 * seconds:.1f}" for seconds in one.scales))
+        result |= {f"{way}_ms_scale_{i}": 1e3 * seconds for i, seconds in enumerate(one.scales)}
     return result
 
 

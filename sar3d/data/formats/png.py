@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from zlib_ng import zlib_ng
+
+from sar3d.data.formats.deflate import deflate
 
 Filter = Literal["none", "up"]
 """`none` suits flat colors and masks, `up` smooth gradients (depth, normals)."""
@@ -43,7 +44,7 @@ def write_png(
         filtered[:, 1:] = lines
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     notes = [_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1")) for key, value in (texts or {}).items()]
-    data = zlib_ng.compress(filtered, 1)
+    data = deflate.compress(filtered, 1)
     return b"".join([_SIGNATURE, _chunk(b"IHDR", header), *notes, _chunk(b"IDAT", data), _chunk(b"IEND", b"")])
 
 

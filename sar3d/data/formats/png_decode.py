@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from zlib_ng import zlib_ng
+
+from sar3d.data.formats.deflate import deflate
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB = 0, 2
 _NONE, _UP = 0, 2
-_InflateError: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stub names an instance
+_InflateError: type[Exception] = deflate.error  # type: ignore[assignment]  # its stub names an instance
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -107,7 +108,7 @@ def _chunks(data: memoryview) -> tuple[memoryview, dict[str, str], memoryview | 
 def _lines(compressed: memoryview | bytes, height: int, line: int) -> tuple[NDArray[np.uint8], bool] | None:
     """The lines, filtered, where every one has the filter `none`, or every one `up`, and whether it is that; else None."""
     # What a broken header claims is no reason to allocate it: the inflated bytes are, and they end at the claim.
-    inflate = zlib_ng.decompressobj()
+    inflate = deflate.decompressobj()
     raw = inflate.decompress(compressed, height * (line + 1) + 1)
     if len(raw) != height * (line + 1) or not inflate.eof:
         raise ValueError("its pixels are fewer or more than its header says")
