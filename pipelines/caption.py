@@ -15,7 +15,6 @@ from pipelines.runtime.output import Failure, Output
 from pipelines.runtime.plan import Item
 from pipelines.runtime.reading import read_rows
 from pipelines.runtime.stage import Context, Log, Row, Stage, StageConfig
-from sar3d.errors import UserError
 from sar3d.llm.config import CaptionDecoding
 from sar3d.llm.prompt import CAPTION, check_question
 
@@ -59,18 +58,16 @@ class CaptionStage(Stage[CaptionConfig]):
     about = "describe 3D files, or every object of the dataset, with a trained captioner"
 
     def check(self, context: Context[CaptionConfig]) -> None:
+        from sar3d import hub
         from sar3d.data.formats.tokens import tokens_info
         from sar3d.data.loading.row_groups import ParquetFiles
 
         captioner, tokens = context.models["captioner"], context.rows["tokens"]
         files = ParquetFiles(tokens.files())
-        wanted, found = captioner.extra.get("vqvae"), tokens_info(files.schema(0), files.files[0]).vqvae
-        if wanted and found != wanted:
-            raise UserError(
-                f"the captioner at {captioner.url} was trained on the tokens of the VQVAE {wanted[:16]}, but "
-                f"{tokens.stage} holds those of {found[:16]}: train a captioner on them, or name another one "
-                "(caption.captioner)"
-            )
+        found = tokens_info(files.schema(0), files.files[0]).vqvae
+        hint = "train a captioner on these tokens, or name another one (caption.captioner)"
+        made_for = captioner.extra.get("vqvae")
+        hub.check_tokens(f"the captioner at {captioner.url}", made_for, f"the one behind {tokens.stage}", found, hint)
 
     def items(self, context: Context[CaptionConfig], log: Log) -> Iterable[Item]:
         # Rows of tokens lie together by object, as those of views do.

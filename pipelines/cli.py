@@ -41,13 +41,13 @@ def entry() -> None:
     sys.exit(main())
 
 
-OWN = ("generate", "caption")
+OWN = ("generate", "caption", "compare", "evaluate")
 """Stages whose command does more than run the stage."""
 
 
 def _parser() -> argparse.ArgumentParser:
     from pipelines import convert, report, run, verify, weights
-    from pipelines.commands import caption, generate
+    from pipelines.commands import caption, compare, evaluate, generate, publish, serve
     from pipelines.registry import STAGES
 
     parser = argparse.ArgumentParser(
@@ -60,15 +60,19 @@ def _parser() -> argparse.ArgumentParser:
             sub = _command(commands, stage.name, stage.about, stage_command)
             work_options(sub)
             sub.set_defaults(stage=stage.name)
-    generate.add_command(commands)
-    caption.add_command(commands)
+    for own in (generate, caption, evaluate, compare, serve, publish):
+        own.add_command(commands)
     whole = _command(commands, "run", "run the configuration's stages, in order", _run)
     work_options(whole)
     run.add_options(whole)
-    report.add_command(commands)
-    verify.add_command(commands)
-    convert.add_command(commands)
-    weights.add_command(commands)
+    for program in (report, verify, convert, weights):
+        program.add_command(commands)
+    _add_looks(commands)
+    return parser
+
+
+def _add_looks(commands: Any) -> None:
+    """The commands that look at what roots hold."""
     status = _command(
         commands, "status", "what there is under a root: stages, states, counts, failures, times", _status
     )
@@ -83,7 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     clean.add_argument("--config", action="append", required=True, metavar="FILE", help="may be given several times")
     clean.add_argument("--delete", action="store_true", help="delete what is listed")
     clean.add_argument("overrides", nargs="*", metavar="key=value", help="override a setting")
-    return parser
 
 
 def _command(commands: Any, name: str, about: str, call: Callable[[Any], int]) -> argparse.ArgumentParser:
@@ -101,9 +104,14 @@ def _run(parsed: Any) -> int:
 
 
 def _status(parsed: Any) -> int:
+    from pipelines.runtime.tracking_store import follow_move
     from pipelines.status import status, table
 
-    rows = [row for root in _roots(parsed) for row in status(root)]
+    roots = _roots(parsed)
+    for root in roots:
+        if moved := follow_move(root):
+            progress.log(moved)
+    rows = [row for root in roots for row in status(root)]
     sys.stdout.write((json.dumps(rows, indent=1) if parsed.json else table(rows)) + "\n")
     return 0
 

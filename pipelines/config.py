@@ -18,6 +18,8 @@ from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.store import is_remote
 from pipelines.runtime.tracking import flatten, plain
 from sar3d.errors import UserError
+from sar3d.presets import filled, merged
+from sar3d.presets import used as presets_used
 
 RECIPES = Path(__file__).parent / "recipes"
 """Settings by name, on which a configuration builds: `published` and `short`."""
@@ -46,7 +48,7 @@ def load(file: str | Path, overrides: list[str], kind: type[Pipeline]) -> Pipeli
     for override in overrides:  # an override replaces what was there, a whole section too
         _override(values, override, kind)
     try:
-        config = TypeAdapter(kind).validate_python(values)
+        config = TypeAdapter(kind).validate_python(filled(values, kind))
     except ValidationError as error:
         raise UserError(_explain(error, path, kind)) from error
     return settle(config, path.stem)
@@ -80,23 +82,18 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def merged(below: Any, above: Any) -> Any:
-    """`above` over `below`: sections are merged key by key, anything else is replaced. No section is shared."""
-    if not isinstance(above, dict):
-        return above
-    base = below if isinstance(below, dict) else {}
-    return {**base, **{key: merged(base.get(key), value) for key, value in above.items()}}
-
-
 def origins(config: Pipeline, found: Sequence[Layer]) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and origin of every setting: the last layer that gives it, a setting it is copied from, or its default."""
+    """Key, value and origin of every setting: the last layer that gives it, else the setting it is copied from, its preset
+    or its default.
+    """
     given = [(layer.origin, set(flatten(layer.values))) for layer in reversed(found)]
-    copied = {f"{n}.{f}": path for n in config.registry for f, path in inherited_fields(getattr(config, n))}
+    sections = {name: getattr(config, name) for name in config.registry}
+    elsewhere = {f"{n}.{f}": f"same as {path}" for n, s in sections.items() for f, path in inherited_fields(s)}
+    elsewhere |= {path: f"preset {name}" for n, s in sections.items() for path, name in presets_used(s, f"{n}.")}
     for key, value in flatten(plain(config)).items():
         above = [key[: i if i >= 0 else None] for i in _dots(key)]
         origin = next((origin for origin, keys in given if any(part in keys for part in above)), None)
-        source = next((copied[part] for part in above if part in copied), None)
-        yield key, value, origin or (f"same as {source}" if source else "default")
+        yield key, value, origin or next((elsewhere[part] for part in above if part in elsewhere), "default")
 
 
 def _dots(key: str) -> list[int]:

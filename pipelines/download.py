@@ -50,7 +50,7 @@ class DownloadStage(Stage[DownloadConfig]):
         return {"source": context.config.source}
 
     def items(self, context: Context[DownloadConfig], log: Log) -> Iterable[Item]:
-        return make_source(context.config, context.files).items()
+        return make_source(context.config, context.files, log).items()
 
     def schema(self, context: Context[DownloadConfig]) -> pa.Schema:
         return OBJECTS

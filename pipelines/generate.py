@@ -22,6 +22,7 @@ from sar3d.errors import UserError
 from sar3d.export.config import ExportSettings
 from sar3d.llm.config import CaptionDecoding
 from sar3d.pictures import Preparation
+from sar3d.vqvae.flexi_config import FieldDecoder
 
 if TYPE_CHECKING:
     from pipelines.generating.worker import GeneratorWorker
@@ -57,6 +58,10 @@ class GenerateConfig(StageConfig):
     """The generator for texts."""
     image_model: str = model("ar", of="train_ar_image", when=lambda generate: "image" in generate.kinds)
     """The generator for pictures."""
+    decoder: FieldDecoder = "nerf"
+    """What tokens become. `nerf`: a radiance field, whose surface is found by marching cubes. `flexicubes`: a mesh."""
+    flexicubes: str = model("flexicubes", of="train_flexicubes", when=lambda generate: generate.decoder == "flexicubes")
+    """The mesh decoder: a folder, a URL, or a stage that trains one."""
     text_weights: str = weights()
     """Folder, or repository of the Hugging Face hub, with the text encoder's weights; default: where training had them."""
     image_weights: str = weights()
@@ -101,6 +106,8 @@ class GenerateConfig(StageConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"generate.{name}={value} is wrong: it is a number from 1 on")
+        if self.flexicubes and self.decoder != "flexicubes":
+            raise UserError("generate.flexicubes names a mesh decoder: set generate.decoder=flexicubes as well")
         if self.captioner and not self.caption:
             raise UserError("generate.captioner names who describes what was made: set generate.caption=true as well")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
@@ -149,7 +156,7 @@ class GenerateStage(Stage[GenerateConfig]):
 
         vqvae = context.models["vqvae"]
         quantizer = vqvae.config["quantizer"]
-        return generated_schema(vqvae.digest, quantizer["scales"], quantizer["codebook_size"])
+        return generated_schema(vqvae.digest, quantizer["scales"], quantizer["codebook_size"], context.config.decoder)
 
     def shared_paths(self, context: Context[GenerateConfig]) -> list[str]:
         # The driver alone reads the prompts; the pictures that they name are read by every node.
@@ -171,8 +178,12 @@ class GenerateStage(Stage[GenerateConfig]):
 
     def artifacts(self, context: Context[GenerateConfig], output: Output, log: Log) -> dict[str, bytes]:
         from pipelines.generating.contact_sheet import contact_sheet, kept_objects
+        from pipelines.generating.rows import notes_of
         from pipelines.generating.unpack import unpack
 
+        if notes := notes_of(output):
+            uid, note = next(iter(notes.items()))
+            log(f"generate: {len(notes):,} prompts have a note in their settings, such as {uid}: {note}")
         if context.config.unpack:
             unpack(output)
             log(f"generate: the files of each object are in {output.store.address('files')}/<id>/")

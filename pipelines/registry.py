@@ -8,6 +8,7 @@ from pipelines import config
 from pipelines.cache_conditions import CacheConditionsStage
 from pipelines.cache_tokens import CacheTokensStage
 from pipelines.caption import CaptionStage
+from pipelines.compare import CompareStage
 from pipelines.download import DownloadStage
 from pipelines.evaluate import EvaluateStage
 from pipelines.generate import GenerateStage
@@ -15,7 +16,9 @@ from pipelines.import_chunks import ImportChunksStage
 from pipelines.render import RenderStage
 from pipelines.runtime.pipeline import Pipeline, pipeline_of
 from pipelines.runtime.stage import StageBase
+from pipelines.set_distances import SetDistancesStage
 from pipelines.train_ar import TrainARImageStage, TrainARStage
+from pipelines.train_flexicubes import TrainFlexiCubesStage
 from pipelines.train_llm import TrainLLMProjectorStage, TrainLLMStage
 from pipelines.train_vqvae import TrainVQVAEStage
 
@@ -25,6 +28,7 @@ PipelineConfig = pipeline_of(
         RenderStage(),
         ImportChunksStage(),
         TrainVQVAEStage(),
+        TrainFlexiCubesStage(),
         CacheTokensStage(),
         CacheConditionsStage(),
         TrainARStage(),
@@ -34,6 +38,8 @@ PipelineConfig = pipeline_of(
         CaptionStage(),
         GenerateStage(),
         EvaluateStage(),
+        CompareStage(),
+        SetDistancesStage(),
     )
 )
 """The whole configuration: everything that a run needs to know. Each section is documented where it is defined."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.runtime.stage import Log
 from pipelines.runtime.store import Store
+from pipelines.runtime.tracking_store import follow_move
 from sar3d.errors import UserError
 
 NAME = "report.html"
@@ -27,6 +28,8 @@ def report(root: str, log: Log, *, config: Any = None, out: str | None = None, o
     from pipelines.reporting.content import PageLimits
     from pipelines.reporting.page import render
 
+    if moved := follow_move(root):
+        log(moved)
     limits = PageLimits() if objects is None else PageLimits(objects=objects)
     collected = collect(root, config, limits)
     data = render(collected).encode()

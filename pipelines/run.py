@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,12 +12,14 @@ from rich.table import Table
 from pipelines.registry import STAGES
 from pipelines.runtime.engine import Options, is_finished
 from pipelines.runtime.interrupt import Interrupted
+from pipelines.runtime.mlflow_run import without_secrets
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.progress import log
 from pipelines.runtime.runner import run
 from pipelines.runtime.stage import StageBase, StageReport
 from pipelines.runtime.store import Store
 from pipelines.runtime.tracking import place
+from pipelines.runtime.tracking_store import follow_move, how_to_open
 from sar3d.errors import UserError
 
 PAGE = "report"
@@ -35,6 +36,8 @@ def run_stages(
         page: write the page of the root when all stages are there. An error in it is one of the run.
     """
     place(config)  # a remote root without a tracking server is better said now than after an hour
+    if not options.dry_run and (moved := follow_move(config.root)):
+        log(moved)
     steps = [*names, *([PAGE] if page and not options.dry_run else [])]
     made: dict[str, StageReport] = {}
     try:
@@ -167,10 +170,9 @@ def _where(config: Pipeline, reports: list[StageReport]) -> None:
     if where is None:
         return
     if where.artifacts is None:
-        log(f"MLflow: experiment {where.experiment!r} at {where.uri}")
+        log(f"MLflow: experiment {where.experiment!r} at {without_secrets(where.uri)}")
     else:
-        mlflow = Path(sys.executable).with_name("mlflow")
-        log(f"MLflow: {mlflow} ui --backend-store-uri {where.uri}   then open http://127.0.0.1:5000")
+        log(f"MLflow: {how_to_open(where.uri)}   then open http://127.0.0.1:5000")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures for people: PNG files of pixels, and contact sheets of bands below each other."""
+"""Pictures for people: PNG files of pixels, and contact sheets of bands below each other or of pictures in a grid."""
 
 import io
 from collections.abc import Sequence
@@ -45,4 +45,15 @@ def stacked(bands: Sequence[Image.Image], gap: int, ruled: bool = False) -> byte
         if ruled:
             line = top - gap // 2
             ImageDraw.Draw(sheet).line((gap, line, sheet.width - gap, line), fill=_LINE)
+    return png(sheet)
+
+
+def grid(images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> bytes:
+    """PNG of pictures of any sizes, at least one, each in the middle of its cell, about twice as wide as high, on white."""
+    width, height = max(i.shape[1] for i in images) + 8, max(i.shape[0] for i in images) + 8
+    across = min(len(images), max(1, round((2 * len(images) * height / width) ** 0.5)))
+    sheet = Image.new("RGB", (across * width, -(-len(images) // across) * height), "white")
+    for i, image in enumerate(images):
+        x, y = (i % across) * width, (i // across) * height
+        sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y + (height - image.shape[0]) // 2))
     return png(sheet)

@@ -91,12 +91,6 @@ def camera_rays(
     return origins, directions
 
 
-def pluecker(origins: ArrayLike, directions: ArrayLike) -> NDArray[np.float64]:
-    """Plücker coordinates (…, 6) of rays: the moment origin × direction, then the direction."""
-    direction = np.asarray(directions, np.float64)
-    return np.concatenate([np.cross(np.asarray(origins, np.float64), direction), direction], axis=-1)
-
-
 def project(points: ArrayLike, c2w: ArrayLike, intrinsic: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Image coordinates (…, N, 2) in units of the image size (0 left or top, 1 right or bottom) and z-depths (…, N).
 

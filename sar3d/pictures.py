@@ -31,6 +31,10 @@ _FILLED = 0.75
 """Share of the square that a recentered object fills, about what objects fill in rendered views."""
 _WHITE = 250
 """Bytes from which on a color counts as background where there is no alpha."""
+_NEARLY_WHITE = 240
+"""The same where the paper or the wall behind a photographed object is meant."""
+_RIM = 0.02
+"""Width of a picture's rim, of its shorter side."""
 _COVERED = 16
 """Alpha from which on a pixel counts as the object's."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError)
@@ -80,6 +84,18 @@ class Picture:
     """Width and height of the original."""
     mode: str
     """Pillow's name of the original's mode."""
+    background: bool = False
+    """Whether something other than white or transparency surrounds the object."""
+
+    def note(self) -> str | None:
+        """A sentence, with the cure, where the picture is none that the models know."""
+        if not self.background:
+            return None
+        return (
+            "the picture has a background, and the models know objects on white only: what is made may follow the background; "
+            "use --remove-background (in a configuration generate.preparation.remove_background=true), or give a picture "
+            "whose background is white or transparent"
+        )
 
 
 def load_picture(
@@ -134,7 +150,7 @@ def read_picture(
     if not preparation.remove_background:
         return picture
     cut = _cut_out(Image.fromarray(picture.pixels, "RGBA" if picture.pixels.shape[2] == 4 else "RGB"))
-    return replace(picture, pixels=square(cut, preparation))
+    return replace(picture, pixels=square(cut, preparation), background=False)
 
 
 def prepare_picture(image: "Image.Image | NDArray[np.uint8]", preparation: Preparation = PUBLISHED) -> Picture:
@@ -156,7 +172,7 @@ def prepare_picture(image: "Image.Image | NDArray[np.uint8]", preparation: Prepa
     if preparation.remove_background:
         rgba = _cut_out(rgba)
     digest = hashlib.sha256(np.asarray(rgba).tobytes()).hexdigest()
-    return Picture(square(rgba, preparation), digest, image.size, image.mode)
+    return Picture(square(rgba, preparation), digest, image.size, image.mode, has_background(rgba))
 
 
 def picture_process(limits: PictureLimits = LIMITS) -> LimitedProcess:
@@ -175,7 +191,8 @@ def handle(request: Json, blobs: list[bytes]) -> tuple[Json, list[bytes]]:
         pixels = np.asarray(rgba)
     else:
         pixels = square(rgba, preparation)
-    return {"shape": list(pixels.shape), "size": list(size), "mode": mode}, [pixels.tobytes()]
+    about = {"shape": list(pixels.shape), "size": list(size), "mode": mode, "background": has_background(rgba)}
+    return about, [pixels.tobytes()]
 
 
 def _unpack(reply: Json, blobs: Sequence[bytes], digest: str) -> Picture:
@@ -184,7 +201,7 @@ def _unpack(reply: Json, blobs: Sequence[bytes], digest: str) -> Picture:
         raise ValueError(f"shape {reply['shape']}")
     pixels = np.frombuffer(blobs[0], np.uint8).reshape(height, width, channels)
     across, down = (int(n) for n in reply["size"])
-    return Picture(pixels, digest, (across, down), str(reply["mode"]))
+    return Picture(pixels, digest, (across, down), str(reply["mode"]), bool(reply["background"]))
 
 
 def _decode(data: bytes, limits: PictureLimits) -> tuple[Image.Image, tuple[int, int], str]:
@@ -258,6 +275,16 @@ def square(image: Image.Image, preparation: Preparation = PUBLISHED) -> UInt8[np
     if side > SIDE:
         sheet = sheet.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(sheet)
+
+
+def has_background(rgba: Image.Image) -> bool:
+    """Whether most of a picture's rim is neither transparent nor nearly white. An object may reach the rim here and there."""
+    pixels = np.asarray(rgba)
+    seen = (pixels[..., 3] >= _COVERED) & (pixels[..., :3].min(axis=-1) < _NEARLY_WHITE)
+    rim = max(1, round(min(seen.shape) * _RIM))
+    inner = np.zeros(seen.shape, bool)
+    inner[rim:-rim, rim:-rim] = True
+    return bool(seen[~inner].mean() > 0.5)
 
 
 def _object_box(rgba: Image.Image) -> tuple[int, int, int, int]:

@@ -282,10 +282,11 @@ def test_the_lines_of_the_readme_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Sample.save, "__defaults__", (ExportSettings(**generators.EXPORT),))  # small files
     (lines,) = blocks(REPOSITORY / "README.md", "python")
-    assert len([line for line in lines.splitlines() if line]) == 6
+    assert len([line for line in lines.splitlines() if line]) == 7
     exec(lines, {})
     assert capsys.readouterr().out.endswith("\n")
     assert {path.name for path in Path("rocket").iterdir()} >= {"object.glb", "object.ply", "tokens.safetensors"}
+    assert Path("green", "object.glb").is_file()
 
 
 def test_the_example_of_reading_a_strangers_file_runs(

@@ -69,6 +69,11 @@ def open_token_encoder(url: str, gpus: float, cpus: float, batch: int | None) ->
     return TokenEncoder(model, hub.digest(folder), device, batch, helpers(device, cpus))
 
 
+def loaded_encoder(model: VQVAE, digest: str) -> TokenEncoder:
+    """A VQVAE that is loaded already, for one object at a time on its device."""
+    return TokenEncoder(model, digest, next(model.parameters()).device, 1, 0)
+
+
 def encode_objects(token_encoder: TokenEncoder, objects: Iterable[tuple[Item, pa.Table]]) -> Iterator[Encoded]:
     """The codes of every view group of the objects, in order; views are decoded while the model computes.
 

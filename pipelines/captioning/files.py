@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.caching.token_encoder import encode_objects, open_token_encoder
+from pipelines.caching.token_encoder import TokenEncoder, encode_objects, open_token_encoder
 from pipelines.render import RenderConfig, depth_scale, request_of
 from pipelines.runtime.drawing import drawer
+from pipelines.runtime.pipeline import Pipeline
 from sar3d.data.formats.views import views_schema
 from sar3d.data.loading.view_rows import ENCODER_COLUMNS
 from sar3d.errors import ObjectError
@@ -25,6 +26,8 @@ class FileTokens:
     path: Path
     tokens: list[int] | None
     error: str = ""
+    kind: str = ""
+    """Of the error, see `ObjectError`."""
 
 
 def objects_in(places: Sequence[str]) -> list[Path]:
@@ -45,7 +48,13 @@ def tokens_of_files(
         resolution: of the views that the VQVAE takes.
         config: how objects are drawn; `backend` settled.
     """
-    token_encoder = open_token_encoder(str(vqvae), gpus, cpus, 1)
+    return encoded_files(paths, open_token_encoder(str(vqvae), gpus, cpus, 1), resolution, config, gpus)
+
+
+def encoded_files(
+    paths: Sequence[Path], token_encoder: TokenEncoder, resolution: int, config: RenderConfig, gpus: float
+) -> Iterator[FileTokens]:
+    """The same by a VQVAE that is loaded already."""
     schema = views_schema(resolution, depth_scale(config))
     with drawer(config.object_seconds, config.object_memory, config.recycle_after, gpus) as draw:
         for path in paths:
@@ -58,7 +67,7 @@ def tokens_of_files(
                 if made.error is not None:
                     raise made.error
             except ObjectError as error:
-                yield FileTokens(path, None, error.reason)
+                yield FileTokens(path, None, error.reason, error.kind)
                 continue
             yield FileTokens(path, made.tokens[0].tolist())
 
@@ -70,3 +79,12 @@ def _read(path: Path) -> bytes:
         raise ObjectError("missing", "there is no such file") from error
     except OSError as error:
         raise ObjectError("unreadable", f"it cannot be read ({error.strerror})") from error
+
+
+def rendering(config: Pipeline | None, backend: str) -> RenderConfig:
+    """How objects are drawn: as the configuration says, else by default."""
+    from sar3d.render import pick_backend
+
+    section: RenderConfig = RenderConfig() if config is None else config.section(config.registry["render"])
+    chosen = backend if backend != "auto" else section.backend
+    return replace(section, backend=pick_backend(chosen))

@@ -12,6 +12,7 @@ from pipelines.config import layers, origins
 from pipelines.runtime.cluster import in_job
 from pipelines.runtime.engine import Options
 from pipelines.runtime.pipeline import Pipeline
+from sar3d.processors import available_cpus
 
 
 def work_options(sub: argparse.ArgumentParser, required: bool = True) -> None:
@@ -35,6 +36,14 @@ def stage_command(parsed: Any) -> int:
     from pipelines.run import run_stages
 
     return run_stages(load_here(parsed), (parsed.stage,), options_of(parsed))
+
+
+def use_available_cpus() -> None:
+    """As many threads as this process has processors, where OMP_NUM_THREADS does not say otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(available_cpus())
 
 
 def load_here(parsed: Any) -> Pipeline:

@@ -3,15 +3,16 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipelines.caption import CaptionStage
-from pipelines.commands import stage_command, work_options
-from pipelines.render import RenderConfig
+from pipelines.commands import stage_command, use_available_cpus, work_options
 from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.progress import WorkProgress
 from sar3d.errors import UserError
 from sar3d.llm.prompt import CAPTION, check_question
+from sar3d.working import working_on
 
 
 def add_command(commands: Any) -> None:
@@ -50,7 +51,8 @@ def _call(parsed: argparse.Namespace) -> int:
     parsed.overrides = [word for word in parsed.overrides if "=" in word]
     parsed.objects += files
     if parsed.objects:
-        return caption_files(parsed)
+        with WorkProgress():
+            return caption_files(parsed)
     if parsed.config is None:
         raise UserError(
             "what is to be described? Give 3D files, or --config for the objects of a configuration's dataset"
@@ -66,8 +68,7 @@ def caption_files(parsed: argparse.Namespace) -> int:
     """
     import torch
 
-    from pipelines.captioning.files import objects_in, tokens_of_files
-    from pipelines.captioning.models import models_in, models_of_config
+    from pipelines.captioning.files import objects_in, rendering, tokens_of_files
     from pipelines.registry import load
     from pipelines.runtime.progress import log
     from sar3d import hub
@@ -79,23 +80,17 @@ def caption_files(parsed: argparse.Namespace) -> int:
         raise UserError(
             f"there is no 3D file in {', '.join(parsed.objects)}: give .glb, .gltf, .obj, .ply or .stl files"
         )
-    if parsed.model is None and parsed.config is None:
-        raise UserError("which model is to describe? Give --model with a folder, or --config with what it has trained")
     config = None if parsed.config is None else load(parsed.config, parsed.overrides)
-    models = None if parsed.model is None else models_in(parsed.model, parsed.vqvae)
-    if models is None:
-        assert config is not None
-        models = models_of_config(config)
-    if models.vqvae is None:
-        raise UserError(
-            f"the VQVAE that {models.captioner} was trained with is not beside it: give its folder (--vqvae)"
-        )
+    folder, vqvae = _models(parsed, config)
+    use_available_cpus()
     gpus = float(parsed.device == "cuda" or (parsed.device == "auto" and torch.cuda.is_available()))
-    captioner = Captioner.from_pretrained(models.captioner, "cuda" if gpus else "cpu")
-    resolution = from_dict(hub.describe(models.vqvae)["config"]).resolution
+    working_on(f"loading the captioner of {folder}")
+    captioner = Captioner.from_pretrained(folder, "cuda" if gpus else "cpu")
+    resolution = from_dict(hub.describe(vqvae)["config"]).resolution
+    settings = rendering(config, parsed.backend)
+    working_on(f"drawing and encoding {len(paths)} files")
     failed = 0
-    rendering = _rendering(config, parsed.backend)
-    for made in tokens_of_files(paths, models.vqvae, resolution, rendering, gpus, torch.get_num_threads()):
+    for made in tokens_of_files(paths, vqvae, resolution, settings, gpus, torch.get_num_threads()):
         if made.tokens is None:
             failed += 1
             log(f"error: {made.path}: {made.error}")
@@ -106,10 +101,17 @@ def caption_files(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _rendering(config: Pipeline | None, backend: str) -> RenderConfig:
-    """How objects are drawn: as the configuration says, else by default."""
-    from sar3d.render import pick_backend
+def _models(parsed: argparse.Namespace, config: Pipeline | None) -> tuple[Path, Path]:
+    """Folders of the captioner and of the VQVAE whose tokens it reads. Raises `UserError`."""
+    from pipelines.commands.models import configured_captioner
+    from sar3d.generate.folders import find_captioner
 
-    section: RenderConfig = RenderConfig() if config is None else config.section(config.registry["render"])
-    chosen = backend if backend != "auto" else section.backend
-    return replace(section, backend=pick_backend(chosen))
+    if parsed.model is not None:
+        captioner, vqvae = find_captioner(parsed.model, parsed.vqvae or None)
+    elif config is not None:
+        captioner, vqvae = configured_captioner(config)
+    else:
+        raise UserError("which model is to describe? Give --model with a folder, or --config with what it has trained")
+    if vqvae is None:
+        raise UserError(f"the VQVAE that {captioner} was trained with is not beside it: give its folder (--vqvae)")
+    return captioner, vqvae

@@ -4,20 +4,27 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.commands import stage_command, work_options
+from pipelines.commands import stage_command, use_available_cpus, work_options
+from pipelines.commands.models import configured_captioner, configured_generator
 from pipelines.generate import GenerateStage
-from pipelines.generating.models import folders_of, folders_of_config
 from pipelines.generating.prompts import name_of_prompt
-from pipelines.runtime.progress import log
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.progress import WorkProgress, log
 from sar3d.ar.decoding_config import DECODINGS, Decoding, decoding
 from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import ObjectError, UserError
 from sar3d.export.config import FORMATS, ExportSettings, Format
-from sar3d.generate.folders import Folders
+from sar3d.generate.folders import Folders, find_captioner, find_folders
 from sar3d.generate.prompts import check_seed
 from sar3d.pictures import Preparation, background_remover
+from sar3d.vqvae.flexi_config import FIELD_DECODERS, FieldDecoder
+
+if TYPE_CHECKING:
+    from sar3d.ar.sampling import Kept
+    from sar3d.generate.models import Sar3D
+    from sar3d.generate.sample import Sample
 
 _DEFAULT = ExportSettings()
 EXPORT = ("grid", "faces", "texture", "level", "frames", "resolution")
@@ -31,7 +38,27 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--image", metavar="FILE", help="a picture of one object, best on a white or transparent background"
     )
+    _variation_options(sub.add_argument_group("variations of an object"))
     group = sub.add_argument_group("samples and models")
+    _model_options(group)
+    _sample_options(group)
+    _decoding_options(sub.add_argument_group("decoding"))
+    _export_options(sub.add_argument_group("files"))
+    pictures = sub.add_argument_group("pictures")
+    pictures.add_argument("--remove-background", action="store_true", help="needs pip install 'sar3d[background]'")
+    pictures.add_argument("--recenter", action="store_true", help="crop to the object and put it into the middle")
+
+
+def _variation_options(group: Any) -> None:
+    group.add_argument(
+        "--from",
+        metavar="FILE",
+        help="a 3D file, or the folder of a generated sample: keep its coarsest scales, redraw the finer ones for the prompt",
+    )
+    group.add_argument("--keep-scales", type=int, metavar="K", help="of these; 0: none, all: the object itself")
+
+
+def _model_options(group: Any) -> None:
     group.add_argument(
         "--out", metavar="DIR", default="generated", help="where each sample gets a folder (default generated)"
     )
@@ -42,8 +69,20 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "runs/demo. Default: what --config trained",
     )
     group.add_argument("--vqvae", metavar="DIR", default="", help="the VQVAE, if --model does not hold it")
+    group.add_argument(
+        "--decoder", choices=FIELD_DECODERS, help="what tokens become: a radiance field, or a mesh (default nerf)"
+    )
+    group.add_argument(
+        "--flexicubes",
+        metavar="DIR",
+        default="",
+        help="the mesh decoder, bundle or root with one (default: as --model)",
+    )
     group.add_argument("--text-weights", metavar="DIR", default="", help="the text encoder's weights, if elsewhere")
     group.add_argument("--image-weights", metavar="DIR", default="", help="the image encoder's weights, if elsewhere")
+
+
+def _sample_options(group: Any) -> None:
     group.add_argument(
         "--n", type=int, default=1, metavar="N", help="samples, with the seeds SEED, SEED + 1, … (default 1)"
     )
@@ -58,11 +97,6 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         default="",
         help="a captioner, bundle or root with one (default: as the generator)",
     )
-    _decoding_options(sub.add_argument_group("decoding"))
-    _export_options(sub.add_argument_group("files"))
-    pictures = sub.add_argument_group("pictures")
-    pictures.add_argument("--remove-background", action="store_true", help="needs pip install 'sar3d[background]'")
-    pictures.add_argument("--recenter", action="store_true", help="crop to the object and put it into the middle")
 
 
 def check_no_prompt(parsed: argparse.Namespace) -> None:
@@ -115,32 +149,66 @@ def generate_once(parsed: argparse.Namespace) -> int:
 
     device, folders = pick_device(parsed.device), _folders(parsed, kind)
     prompt = make_prompt(parsed.text, parsed.image, Preparation(parsed.remove_background, parsed.recenter))
+    if note := prompt.note():
+        log(f"note: {note}")
     began = time.monotonic()
+    use_available_cpus()
     system = Sar3D(folders, device, {"text": parsed.text_weights, "image": parsed.image_weights})
     if parsed.caption:
         system.captioner()
+    kept = None if getattr(parsed, "from") is None else _kept(parsed, system)
     name = parsed.text if kind == "text" else Path(parsed.image).stem
     prompts = [replace(prompt, seed=parsed.seed + i) for i in range(parsed.n)]
-    failed = 0
-    for prompt, sample in zip(prompts, system.sample(prompts, settings, precision=parsed.precision), strict=True):
+    saved = 0
+    decoder: FieldDecoder = parsed.decoder or "nerf"
+    samples = system.sample(prompts, settings, kept=kept, precision=parsed.precision, decoder=decoder)
+    for prompt, sample in zip(prompts, samples, strict=True):
         place = Path(parsed.out, f"{name_of_prompt(name)}-{prompt.seed}")
         if parsed.caption:
             (words,) = system.caption(sample)
             sample = replace(sample, settings={**sample.settings, "caption": words})
             log(f"{place}: {words}")
-        try:
-            saved = sample.save(place, export)
-        except ObjectError as error:
-            failed += 1
-            log(f"error: seed {prompt.seed}: {error.reason}; its tokens are in {place}")
-            continue
-        took = saved["seconds"]
-        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in took.items() if seconds >= 0.05)
-        log(f"{place}: {', '.join(saved['files'])} (seconds: {parts})")
-    log(
-        f"{parsed.n - failed} of {parsed.n} objects in {time.monotonic() - began:.1f} s, in {Path(parsed.out).resolve()}"
-    )
-    return 1 if failed else 0
+        saved += _save(sample, place, export)
+    log(f"{saved} of {parsed.n} objects in {time.monotonic() - began:.1f} s, in {Path(parsed.out).resolve()}")
+    return 0 if saved == parsed.n else 1
+
+
+def _save(sample: "Sample", place: Path, export: ExportSettings) -> bool:
+    """Write the files of a sample; whether its surface could be exported."""
+    try:
+        saved = sample.save(place, export)
+    except ObjectError as error:
+        log(f"error: seed {sample.settings['seed']}: {error.reason}; its tokens are in {place}")
+        return False
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in saved["seconds"].items() if seconds >= 0.05)
+    log(f"{place}: {', '.join(saved['files'])} (seconds: {parts})")
+    return True
+
+
+def _kept(parsed: argparse.Namespace, system: "Sar3D") -> "Kept":
+    """Tokens of the object that is varied, for each sample.
+
+    Raises:
+        UserError: there is no such object, or it cannot be drawn and encoded.
+    """
+    import torch
+
+    from pipelines.caching.token_encoder import loaded_encoder
+    from pipelines.captioning.files import KINDS, encoded_files, rendering
+    from sar3d.ar.sampling import Kept
+    from sar3d.generate.sample import load_tokens
+
+    source = Path(getattr(parsed, "from"))
+    if source.suffix.lower() in KINDS:
+        encoder = loaded_encoder(system.vqvae, system.vqvae_digest)
+        gpus = float(system.device.type == "cuda")
+        (made,) = encoded_files([source], encoder, system.vqvae.config.resolution, rendering(None, "auto"), gpus)
+        if made.tokens is None:
+            raise UserError(f"{source}: {made.error}")
+        tokens = torch.tensor(made.tokens)
+    else:
+        tokens = load_tokens(source, system.vqvae_digest)
+    return Kept(tokens.expand(parsed.n, -1), [parsed.keep_scales] * parsed.n)
 
 
 def _decoding(parsed: argparse.Namespace) -> Decoding:
@@ -156,6 +224,8 @@ def _export(parsed: argparse.Namespace) -> ExportSettings:
 
 
 def _check_numbers(parsed: argparse.Namespace) -> None:
+    if (getattr(parsed, "from") is None) != (parsed.keep_scales is None):
+        raise UserError("--from and --keep-scales go together: an object, and how many of its scales are kept")
     if parsed.n < 1:
         raise UserError(f"--n {parsed.n} is wrong: it is a number of samples from 1 on")
     try:
@@ -173,19 +243,26 @@ def _folders(parsed: argparse.Namespace, kind: ConditionKind) -> Folders:
             "which model? Give --model with a folder of models or a pipeline's root, or --config with a configuration that "
             "has trained them"
         )
+    if parsed.flexicubes and parsed.decoder != "flexicubes":
+        raise UserError("--flexicubes names a mesh decoder, but --decoder flexicubes does not ask for it: add it")
     from pipelines.registry import load
 
-    config = None if parsed.model is not None else load(parsed.config, parsed.overrides)
-    folders = folders_of(parsed.model, parsed.vqvae, kind) if config is None else folders_of_config(config, kind)
-    return replace(folders, captioner=_captioner(parsed, config)) if parsed.caption else folders
+    config: Pipeline | None = None
+    if parsed.model is None:
+        words = [f"generate.decoder={parsed.decoder or 'nerf'}"]
+        words += [f"generate.flexicubes={parsed.flexicubes}"] if parsed.flexicubes else []
+        config = load(parsed.config, [*parsed.overrides, *words])
+        folders = configured_generator(config, kind)
+    else:
+        places = {"vqvae": parsed.vqvae or None, "flexicubes": parsed.flexicubes or None}
+        folders = find_folders(parsed.model, **places, kind=kind)
+    return replace(folders, captioner=_captioner(parsed, config) if parsed.caption else None)
 
 
-def _captioner(parsed: argparse.Namespace, config: Any) -> Path:
-    from pipelines.captioning.models import models_in, models_of_config
-
+def _captioner(parsed: argparse.Namespace, config: Pipeline | None) -> Path:
     if parsed.captioner or config is None:
-        return models_in(parsed.captioner or parsed.model).captioner
-    return models_of_config(config).captioner
+        return find_captioner(parsed.captioner or parsed.model)[0]
+    return configured_captioner(config)[0]
 
 
 def add_command(commands: Any) -> None:
@@ -203,7 +280,8 @@ def add_command(commands: Any) -> None:
 
 def _call(parsed: argparse.Namespace) -> int:
     if parsed.text is not None or parsed.image is not None:
-        return generate_once(parsed)
+        with WorkProgress():
+            return generate_once(parsed)
     if parsed.config is None:
         raise UserError(
             "what is to be generated? Give --text or --image, or --config for the prompts of a configuration's stage"

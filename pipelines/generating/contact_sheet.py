@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines.generating.ground_truth import COMPARED
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from sar3d.contact_sheet import stacked
@@ -50,7 +51,8 @@ def _band(row: dict[str, Any]) -> Image.Image:
         _words(draw, CELL, f"described as: {row['caption']}", size=12, ink=_SAID)
     if row["comparison"] is not None:
         font = ImageFont.load_default(size=11)
-        for line, label in enumerate(("should look like", "generated")):
+        labels = ("should look like", "generated", "the same tokens as a field")
+        for line, label in enumerate(labels[: shown.height // CELL]):
             draw.text((2, line * CELL + CELL - 14), label, font=font, fill=_FAINT)
     band.paste(shown, (_PROMPT + _GAP, 0))
     return band
@@ -72,9 +74,10 @@ def _words(draw: ImageDraw.ImageDraw, top: int, text: str, size: int, ink: tuple
 
 
 def _shown(row: dict[str, Any]) -> Image.Image:
-    """Two lines of cells, or the top of the object's own contact sheet."""
+    """Lines of cells, or the top of the object's own contact sheet."""
     if row["comparison"] is not None:
-        return _scaled(_picture(row["comparison"]), 2 * CELL)
+        picture = _picture(row["comparison"])
+        return _scaled(picture, round(picture.height * COMPARED / picture.width) * CELL)
     if row["png"] is not None:
         own = _picture(row["png"])
         return own.resize((CELL * (_WIDTH - 1), max(1, round(own.height * CELL * (_WIDTH - 1) / own.width))))

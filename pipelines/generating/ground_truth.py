@@ -1,5 +1,6 @@
 """What an object of the dataset looks like, and how a generated one compares: both from the same cameras."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +15,19 @@ from sar3d.data.datasets.view_config import ViewDataConfig
 from sar3d.data.datasets.view_dataset import Shown, ViewDataset
 from sar3d.data.held_out import HeldOut
 from sar3d.errors import ObjectError, UserError
+from sar3d.tasks.flexicubes.pictures import mesh_pictures
 from sar3d.vqvae.cameras import matrices, rays_of
 from sar3d.vqvae.config import VolumeConfig
-from sar3d.vqvae.field import Field
+from sar3d.vqvae.field import Field, MeshField
 from sar3d.vqvae.occupancy import occupancy_of
-from sar3d.vqvae.volume import Rays, render
+from sar3d.vqvae.volume import render
 
 COMPARED = 4
 """Views of a comparison."""
 _CELLS = 64
 """Side of the grid that tells where an object is not."""
+_SAMPLES = 2
+"""Samples along a side of each pixel, in pictures of meshes."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,29 @@ def ground_truth_of(item: Item, held_out: HeldOut) -> GroundTruth:
 
 
 @torch.no_grad()
-def compared(field: Field, ground_truth: GroundTruth, volume: VolumeConfig, device: torch.device) -> bytes:
-    """A PNG of two lines: the true views, and the generated object, whose field is on `device`, from the same cameras."""
-    height, width = ground_truth.images.shape[-2:]
-    rays = rays_of(ground_truth.cameras.to(device), height, width)
-    flat = Rays(*(rearrange(x, "v n c -> 1 (v n) c") for x in (rays.origins, rays.directions)))
-    empty = occupancy_of(field, resolution=_CELLS, device=device)
-    seen = render(field, flat, volume, occupancy=empty)
-    made = rearrange(seen.rgb, "1 (v h w) c -> v c h w", v=len(ground_truth.cameras), h=height).clamp(0, 1).cpu()
-    lines = [rearrange(images, "v c h w -> c h (v w)") for images in (ground_truth.images, made)]
+def views_of(
+    field: Field, cameras: Float[Tensor, "V 25"], side: int, volume: VolumeConfig
+) -> Float[Tensor, "V 3 side side"]:
+    """Colors in [0, 1] on white of one object's field, which is on the cameras' device: along rays, or of its mesh.
+
+    Args:
+        volume: samples on the rays.
+    """
+    if isinstance(field, MeshField):
+        return mesh_pictures([field.triangles()], field.color, cameras[None], side, side, _SAMPLES)[0].rgb.clamp(0, 1)
+    rays = rays_of(cameras, side, side)
+    empty = occupancy_of(field, resolution=_CELLS, device=cameras.device)
+    seen = render(field, rays.flat(), volume, occupancy=empty)
+    return rearrange(seen.rgb, "1 (v h w) c -> v c h w", v=len(cameras), h=side).clamp(0, 1)
+
+
+def compared(fields: Sequence[Field], ground_truth: GroundTruth, volume: VolumeConfig, device: torch.device) -> bytes:
+    """A PNG of the true views, and below them the generated object by each of its fields, from the same cameras.
+
+    Args:
+        fields: what decoders make of the object's tokens, on `device`.
+    """
+    cameras, side = ground_truth.cameras.to(device), ground_truth.images.shape[-1]
+    made = [views_of(field, cameras, side, volume).cpu() for field in fields]
+    lines = [rearrange(images, "v c h w -> c h (v w)") for images in (ground_truth.images, *made)]
     return png(to_bytes(torch.cat(lines, dim=1)))

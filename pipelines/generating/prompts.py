@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,16 @@ def file_items(file: str, kinds: tuple[ConditionKind, ...], seed: int) -> Iterat
     Raises:
         UserError: the file cannot be read, or a prompt is none; prompts whose content is bad fail one by one, later.
     """
-    for number, entry in enumerate(_entries(file), 1):
-        where = f"prompt {number} of {file}"
+    places: dict[str, str] = {}
+    for place, entry in _entries(file):
+        where = f"{place} of {file}"
         text, image, uid, chosen = _checked(entry, where, seed)
+        if uid in places:
+            raise UserError(
+                f"{places[uid]} and {place} of {file} both make the object {uid!r}: give each its own `id` (the key id), "
+                "or another seed"
+            )
+        places[uid] = place
         kind: ConditionKind = "text" if image is None else "image"
         if kind not in kinds:
             raise UserError(f"{where} is of the kind {kind}, which generate.kinds leaves out: add it there")
@@ -98,7 +105,8 @@ def content_of(place: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _entries(file: str) -> Iterable[Any]:
+def _entries(file: str) -> Iterator[tuple[str, Any]]:
+    """Every prompt of a file, and its place in it."""
     suffix = Path(file).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"the prompts {file} are of no kind that is read: give one of {', '.join(SUFFIXES)}")
@@ -107,22 +115,24 @@ def _entries(file: str) -> Iterable[Any]:
             yield from _json_lines(file)
         elif suffix == ".csv":
             with open(file, newline="", encoding="utf-8-sig") as stream:
-                yield from csv.DictReader(stream)
+                reader = csv.DictReader(stream)
+                yield from ((f"line {reader.line_num}", row) for row in reader)
         else:
             with open(file, encoding="utf-8") as stream:
-                yield from _listed(json.load(stream) if suffix == ".json" else yaml.safe_load(stream), file)
+                values = _listed(json.load(stream) if suffix == ".json" else yaml.safe_load(stream), file)
+                yield from ((f"prompt {number}", value) for number, value in enumerate(values, 1))
     except FileNotFoundError as error:
         raise UserError(f"there is no file of prompts {file}: set generate.prompts to one") from error
     except (OSError, ValueError, yaml.YAMLError, csv.Error) as error:
         raise UserError(f"the prompts {file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _json_lines(file: str) -> Iterator[Any]:
+def _json_lines(file: str) -> Iterator[tuple[str, Any]]:
     with open(file, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield f"line {number}", json.loads(line)
                 except ValueError as error:
                     raise ValueError(f"line {number} is no JSON ({error})") from error
 

@@ -9,10 +9,12 @@ import pyarrow as pa
 from pipelines.runtime.output import Output
 from pipelines.runtime.reading import read_rows
 from sar3d.data.formats.tokens import TokensInfo
+from sar3d.vqvae.flexi_config import FieldDecoder
 
 FILES = {
     "glb": "object.glb",
     "ply": "object.ply",
+    "obj": "object.obj",
     "mp4": "turntable.mp4",
     "gif": "turntable.gif",
     "png": "sheet.png",
@@ -26,8 +28,10 @@ PARTS = ("encode", "tokens", "planes", "export")
 """What the time of an object is made of."""
 
 
-def generated_schema(vqvae: str, scales: Sequence[int], codebook_size: int) -> pa.Schema:
-    """Schema of the rows of objects made of the codes of the VQVAE of digest `vqvae`."""
+def generated_schema(
+    vqvae: str, scales: Sequence[int], codebook_size: int, decoder: FieldDecoder = "nerf"
+) -> pa.Schema:
+    """Schema of the rows of objects made of the codes of the VQVAE of digest `vqvae`, and of what decodes these."""
     info = TokensInfo(vqvae, tuple(int(n) for n in scales), codebook_size)
     fields = [
         pa.field("uid", pa.string(), metadata={"about": "id of the prompt"}),
@@ -45,11 +49,18 @@ def generated_schema(vqvae: str, scales: Sequence[int], codebook_size: int) -> p
         "format": "sar3d-generated",
         "format_version": "1",
         "vqvae": vqvae,
+        "decoder": decoder,
         "scales": ",".join(str(n) for n in info.scales),
         "codes": str(codebook_size),
         "order": "scale-major, then plane (XY, YZ, ZX), then raster",
     }
     return pa.schema(fields, metadata=metadata)
+
+
+def notes_of(output: Output) -> dict[str, str]:
+    """What there is to say about prompts that the models do not know, by id."""
+    settings = ((row["uid"], json.loads(row["settings"])["prompt"]) for row in read_rows(output, ["uid", "settings"]))
+    return {uid: prompt["note"] for uid, prompt in settings if "note" in prompt}
 
 
 def seconds_of(output: Output) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
+import torch
 
 from pipelines.caching.devices import begin_worker
 from pipelines.generating.ground_truth import GroundTruth, compared, ground_truth_of
@@ -27,6 +28,7 @@ from sar3d.generate.prompts import Prompt, check_text
 from sar3d.generate.sample import Sample
 from sar3d.isolation import LimitedProcess
 from sar3d.pictures import LIMITS, Picture, picture_process, prepare_picture, read_picture
+from sar3d.vqvae.field import Field
 
 if TYPE_CHECKING:
     from pipelines.generate import GenerateConfig
@@ -54,6 +56,7 @@ class GeneratorWorker:
                 precision=config.precision,
                 batch=config.batch,
                 compile=self.system.device.type == "cuda",
+                decoder=config.decoder,
             )
             for one in prompt_item:
                 yield self._row(one, next(samples)) if one.prompt is not None else _failure(one.item, one.error)
@@ -92,9 +95,8 @@ class GeneratorWorker:
         except ObjectError as error:
             return _failure(item, error)
         if ground_truth is not None:
-            files["comparison"] = compared(
-                sample.field, ground_truth, self.system.vqvae.config.volume, self.system.device
-            )
+            fields = [sample.field, *self._other_fields(sample)]
+            files["comparison"] = compared(fields, ground_truth, self.system.vqvae.config.volume, self.system.device)
         picture = prompt_item.prompt.content
         if isinstance(picture, Picture):
             files["prompt"] = png(picture.pixels)
@@ -111,6 +113,14 @@ class GeneratorWorker:
             "settings": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
             **files,
         }
+
+    @torch.no_grad()
+    def _other_fields(self, sample: Sample) -> list[Field]:
+        """Of a mesh the radiance field of the same tokens."""
+        if self.config.decoder == "nerf":
+            return []
+        vqvae = self.system.vqvae
+        return [vqvae.field(vqvae.decode_tokens(sample.tokens[None].to(self.system.device)))]
 
     def _described(self, sample: Sample) -> str | None:
         """What the captioner says of it, alone, so that it does not depend on what else is made."""
@@ -146,11 +156,14 @@ def open_generator_worker(context: "Context[GenerateConfig]") -> GeneratorWorker
         {k: g.model.folder() for k, g in generators.items()},
         "the models of generate",
         captioner,
+        models["flexicubes"].folder() if config.decoder == "flexicubes" else None,
     )
     system = Sar3D(folders, device, {kind: generator.weights for kind, generator in generators.items()})
     for kind, generator in generators.items():
         if (system.vqvae_digest, system.generator(kind).digest) != (models["vqvae"].digest, generator.model.digest):
             raise UserError(f"the models have changed since {STAGE} began: run the same command again")
+    if config.decoder == "flexicubes" and system.mesh_decoder().digest != models["flexicubes"].digest:
+        raise UserError(f"the mesh decoder has changed since {STAGE} began: run the same command again")
     if captioner is not None:
         if hub.digest(captioner) != models["captioner"].digest:
             raise UserError(f"the captioner has changed since {STAGE} began: run the same command again")

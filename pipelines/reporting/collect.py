@@ -17,18 +17,19 @@ import pyarrow.parquet as pq
 
 from pipelines.registry import STAGES
 from pipelines.reporting.content import Failed, PageImage, PageLimits, Report, Shown, StageSummary, Table
-from pipelines.reporting.generated import gallery
+from pipelines.reporting.generated import decoder_of, gallery
 from pipelines.reporting.media import picture
-from pipelines.reporting.runs import Runs, how_to_look, place_of, without_secrets
+from pipelines.reporting.runs import Runs, how_to_look, place_of
 from pipelines.runtime.engine import current
-from pipelines.runtime.output import Output
+from pipelines.runtime.mlflow_run import without_secrets
+from pipelines.runtime.output import Output, outputs
 from pipelines.runtime.reading import read_rows, rows_of
 from pipelines.runtime.store import Store
 from pipelines.status import StatusRow, status
 from sar3d.errors import UserError
 
 _TABLE_ROWS = 50
-_TABLE_COLUMNS = 12
+_TABLE_COLUMNS = 24
 _CELL = 300
 """Characters of a cell."""
 _LARGEST = 32 << 20
@@ -67,24 +68,20 @@ def collect(root: str, config: Any = None, limits: PageLimits = PageLimits()) ->
     Raises:
         UserError: there is no output under the root.
     """
-    newest, earlier = _newest(status(root), config)
-    if not newest:
+    chosen, earlier = _newest(status(root), config)
+    if not chosen:
         raise UserError(f"there is nothing to report under {root}: no stage has been run there")
-    resolved = _configuration(newest)
+    resolved = _configuration(chosen)
     place = place_of(root, resolved)
     reader = Reader(root, limits, Runs(place))
-    stages = [_stage(row, earlier[row["stage"]], reader) for row in newest]
+    stages = [_stage(row, earlier[row["stage"]], reader) for row in chosen]
     listed = () if config is None else [name for name in config.stages if all(s.name != name for s in stages)]
     stages += [StageSummary(name, STAGES[name].about, "not run") for name in listed]
     stages.sort(key=lambda stage: list(STAGES).index(stage.name))
-    outputs = {row["stage"]: Output(root, row["stage"], row["fingerprint"]) for row in newest}
+    outputs = {row["stage"]: Output(root, row["stage"], row["fingerprint"]) for row in chosen}
     shown, objects = _dataset(outputs, reader)
-    generated = outputs.get("generate")
-    made = (
-        gallery(generated, outputs.get("download"), limits, reader.picture, reader.notes)
-        if generated is not None
-        else None
-    )
+    generated = _generated(root, outputs.get("generate"))
+    made = gallery(generated, outputs.get("download"), limits, reader.picture, reader.notes) if generated else None
     notes = [*reader.notes, *([reader.runs.problem] if reader.runs.problem else [])]
     return Report(root, time.time(), stages, shown, objects, made, without_secrets(resolved), how_to_look(place), notes)
 
@@ -99,6 +96,16 @@ def _newest(rows: list[StatusRow], config: Any) -> tuple[list[StatusRow], Counte
     count = Counter(row["stage"] for row in rows)
     chosen = {row["stage"]: row for row in rows if wanted.get(row["stage"], row["fingerprint"]) == row["fingerprint"]}
     return list(chosen.values()), Counter({name: count[name] - 1 for name in chosen})
+
+
+def _generated(root: str, shown: Output | None) -> list[Output]:
+    """The generated objects that are shown, and the newest finished ones by the other decoder."""
+    if shown is None or shown.finished() is None:
+        return [shown] if shown is not None else []
+    done = [(end["finished"], output) for output in outputs(root, shown.stage) if (end := output.finished())]
+    newest = [output for _, output in sorted(done, key=lambda entry: -float(entry[0]))]
+    others = (output for output in newest if decoder_of(output) != decoder_of(shown))
+    return [shown, *islice(others, 1)]
 
 
 def _configuration(rows: Iterable[StatusRow]) -> str:

@@ -136,11 +136,13 @@ class Made:
     settings: str
     """settings.json."""
     where: str
+    decoder: str = ""
+    """What made the mesh; empty where all are made alike."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The generated objects of an output."""
+    """The generated objects of an output, or of one of each decoder."""
 
     stage: str
     objects: Sequence[Made]

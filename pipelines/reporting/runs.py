@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import yaml
 
 from pipelines.reporting.content import Chart, RunSummary
-from pipelines.runtime.mlflow_run import Place, connect
+from pipelines.runtime.mlflow_run import Place, connect, without_secrets
 from pipelines.runtime.store import Store
+from pipelines.runtime.tracking_store import database_uri, how_to_open
 
 _log = logging.getLogger(__name__)
 _UI = "http://127.0.0.1:5000"
@@ -87,7 +87,7 @@ def place_of(root: str, config: str) -> Place | None:
     store = Store(root)
     if not store.local or not store.exists("mlflow.db"):
         return None
-    return Place(f"sqlite:///{store.path('mlflow.db')}", experiment, None)
+    return Place(database_uri(root), experiment, None)
 
 
 def how_to_look(place: Place | None) -> str:
@@ -96,9 +96,4 @@ def how_to_look(place: Place | None) -> str:
         return "These stages were not tracked, or their tracking server is not known here."
     if place.uri.startswith("http"):
         return f"Tracked in the experiment {place.experiment!r} at {without_secrets(place.uri)}."
-    return f"The links work while this runs: mlflow ui --backend-store-uri {place.uri}"
-
-
-def without_secrets(text: str) -> str:
-    """A text whose addresses have lost the name and password that they may hold."""
-    return re.sub(r"(?<=://)[^/\s@'\"]+@", "", text)
+    return f"The links work while this runs: {how_to_open(place.uri)}"

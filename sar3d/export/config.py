@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, cast, get_args
 
 from sar3d.errors import UserError
 
-Format = Literal["glb", "ply", "mp4", "gif", "png"]
+Format = Literal["glb", "ply", "obj", "mp4", "gif", "png"]
 FORMATS: tuple[Format, ...] = cast(tuple[Format, ...], get_args(Format))
 
 PUBLISHED_DENSITY = 9.000123
@@ -19,7 +19,8 @@ class ExportSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     formats: tuple[Format, ...] = ("glb", "ply", "mp4", "png")
-    """Files to write: textured mesh, colored mesh, turntable as video or animation, contact sheet."""
+    """Files to write: textured mesh (glb), meshes with colored vertices (ply, obj), turntable as video or animation,
+    contact sheet."""
     grid: int = 192
     """Points along a side of the cube at which the surface is looked for."""
     level: float | None = None

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import torch
 
+from sar3d.contact_sheet import grid
 from sar3d.export.config import ExportSettings
-from sar3d.export.files import write_glb, write_ply
+from sar3d.export.files import write_glb, write_obj, write_ply
 from sar3d.export.mesh import extract_mesh, vertex_colors
 from sar3d.export.texture import bake, unwrap
-from sar3d.export.turntable import contact_sheet, turntable, write_gif, write_mp4
+from sar3d.export.turntable import turntable, write_gif, write_mp4
 from sar3d.spacing import evenly_spaced
 from sar3d.vqvae.config import VolumeConfig
-from sar3d.vqvae.field import Field
+from sar3d.vqvae.field import Field, MeshField
+from sar3d.working import working_on
 
 SHEET = 8
 """Pictures on the contact sheet, at most."""
@@ -43,8 +45,8 @@ def export_object(
     volume: VolumeConfig = VolumeConfig(),  # noqa: B008  frozen
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Write the files of one object, those of `settings.formats`: object.glb, object.ply, turntable.mp4, turntable.gif,
-    sheet.png.
+    """Write the files of one object, those of `settings.formats`: object.glb, object.ply, object.obj, turntable.mp4,
+    turntable.gif, sheet.png.
 
     Args:
         field: of one object.
@@ -66,7 +68,7 @@ def export_object(
     watch = Stopwatch(device)
     if {"mp4", "gif", "png"} & set(settings.formats):
         _pictures(field, folder, settings, volume, device, watch)
-    if {"glb", "ply"} & set(settings.formats):
+    if {"glb", "ply", "obj"} & set(settings.formats):
         _meshes(field, folder, settings, device, watch)
     return watch.seconds
 
@@ -89,6 +91,8 @@ def _pictures(
         device=device,
     )
     watch.lap("turntable")
+    if film:
+        working_on("writing the turntable")
     if "mp4" in settings.formats:
         write_mp4(folder / "turntable.mp4", frames, settings.fps)
         watch.lap("mp4")
@@ -96,11 +100,13 @@ def _pictures(
         write_gif(folder / "turntable.gif", frames, settings.fps)
         watch.lap("gif")
     if "png" in settings.formats:
-        (folder / "sheet.png").write_bytes(contact_sheet(evenly_spaced(list(frames), SHEET)))
+        (folder / "sheet.png").write_bytes(grid(evenly_spaced(list(frames), SHEET)))
         watch.lap("png")
 
 
 def _meshes(field: Field, folder: Path, settings: ExportSettings, device: torch.device | str, watch: Stopwatch) -> None:
+    points = "" if isinstance(field, MeshField) else f" among {settings.grid:,}³ points"
+    working_on(f"mesh: the surface{points}")
     mesh = extract_mesh(
         field,
         grid=settings.grid,
@@ -110,12 +116,15 @@ def _meshes(field: Field, folder: Path, settings: ExportSettings, device: torch.
         device=device,
     )
     watch.lap("mesh")
-    if "ply" in settings.formats:
-        write_ply(folder / "object.ply", mesh, vertex_colors(field, mesh, device=device))
-        watch.lap("ply")
+    for name, write in {"ply": write_ply, "obj": write_obj}.items():
+        if name in settings.formats:
+            write(folder / f"object.{name}", mesh, vertex_colors(field, mesh, device=device))
+            watch.lap(name)
     if "glb" in settings.formats:
+        working_on(f"texture: cutting {len(mesh.faces):,} triangles into charts")
         unwrapped = unwrap(mesh)
         watch.lap("unwrap")
+        working_on(f"texture: baking {settings.texture:,} × {settings.texture:,} pixels")
         texture = bake(field, unwrapped, settings.texture, device=device)
         watch.lap("bake")
         write_glb(folder / "object.glb", unwrapped, texture)

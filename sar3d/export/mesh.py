@@ -21,7 +21,7 @@ INSET = 0.01
 """Colors are read this share of the cube's side below the surface: rays stop there rather than at the surface itself,
 where what a field says of color was hardly seen in training."""
 
-_FADING = 0.02
+FADING = 0.02
 """Nor are colors read within this share of the side of the cube's faces: features fade out over half a texel there."""
 
 _LEAST_AREA = 1e-12
@@ -192,7 +192,7 @@ def surface_colors(
             places = torch.from_numpy(np.ascontiguousarray(points, np.float32))
             parts = [field.color(part[None].to(device))[0].cpu() for part in places.split(size)]
         else:
-            bound = field.side * (0.5 - _FADING)
+            bound = field.side * (0.5 - FADING)
             places = torch.from_numpy(np.ascontiguousarray(points - INSET * field.side * normals, np.float32))
             inside = places.clamp(-bound, bound).split(size)
             parts = [field.query(part[None].to(device)).rgb[0].cpu() for part in inside]

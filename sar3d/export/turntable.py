@@ -1,7 +1,5 @@
-"""Pictures of a field from all around: frames, video, animation, and sheets of pictures."""
+"""Pictures of a field from all around: frames, video and animation."""
 
-import io
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from sar3d.geometry import intrinsics, look_at, spherical_to_cartesian
@@ -20,6 +18,7 @@ from sar3d.vqvae.config import VolumeConfig
 from sar3d.vqvae.field import Field, MeshField
 from sar3d.vqvae.occupancy import Occupancy, occupancy_of
 from sar3d.vqvae.volume import Rays, render
+from sar3d.working import working_on
 
 FOV = 39.6
 """Degrees between opposite edges: the lens of the pictures that models are trained on."""
@@ -83,7 +82,8 @@ def render_views(
     """(V, H, W, 3) sRGB pictures on white of a field of one object, seen by cameras (V, 4, 4) with the lens `FOV`."""
     lens = intrinsics(FOV).reshape(9)
     pictures = []
-    for pose in poses:
+    for i, pose in enumerate(poses):
+        working_on(f"turntable: picture {i + 1} of {len(poses)}")
         camera = torch.from_numpy(np.concatenate([pose.reshape(16), lens])).float().to(device)
         rays = rays_of(camera, resolution, resolution)
         seen = render(field, Rays(rays.origins[None], rays.directions[None]), volume, occupancy=occupancy)
@@ -103,7 +103,8 @@ def render_mesh_views(
     """(V, H, W, 3) sRGB pictures on white of a mesh with a field's colors, seen by cameras (V, 4, 4) with the lens `FOV`."""
     lens = torch.from_numpy(intrinsics(FOV))[None].to(vertices)
     pictures = []
-    for pose in poses:
+    for i, pose in enumerate(poses):
+        working_on(f"turntable: picture {i + 1} of {len(poses)}")
         fine = resolution * _SAMPLES
         raster = rasterize(vertices, faces, torch.from_numpy(pose)[None].to(vertices), lens, fine, fine)
         colors = field.color(raster.interpolate(vertices)[None])[0].clamp(0, 1)
@@ -155,37 +156,3 @@ def write_gif(path: Path | str, frames: NDArray[np.uint8], fps: int = 12) -> Non
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = max(20, 10 * round(100 / fps))
     pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=False)
-
-
-def contact_sheet(
-    images: Sequence[NDArray[np.uint8]], captions: Sequence[str] | None = None, *, columns: int | None = None
-) -> bytes:
-    """A PNG file of pictures (H, W, 3) of any sizes side by side, each in the middle of its cell, on white.
-
-    Args:
-        images: at least one.
-        captions: one line below each picture, cut off at its cell's edge.
-        columns: pictures in a line; None: as many as make the sheet about twice as wide as high.
-
-    Raises:
-        ValueError: there is no picture, or not one caption for each.
-    """
-    if not images or (captions is not None and len(captions) != len(images)):
-        raise ValueError(f"a sheet needs pictures, and one caption for each: {len(images)} pictures were given")
-    width, height = max(i.shape[1] for i in images) + 8, max(i.shape[0] for i in images) + 8
-    font_size = max(10, min(width // 12, 24))
-    line = font_size + 8 if captions else 0
-    across = columns or min(len(images), max(1, round((2 * len(images) * (height + line) / width) ** 0.5)))
-    down = -(-len(images) // across)
-    sheet = Image.new("RGB", (across * width, down * (height + line)), "white")
-    font = ImageFont.load_default(font_size)
-    for i, image in enumerate(images):
-        x, y = (i % across) * width, (i // across) * (height + line)
-        sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y + (height - image.shape[0]) // 2))
-        if captions:
-            label = Image.new("RGB", (width - 8, line), "white")
-            ImageDraw.Draw(label).text((0, 2), captions[i], fill="black", font=font)
-            sheet.paste(label, (x + 4, y + height))
-    out = io.BytesIO()
-    sheet.save(out, "PNG")
-    return out.getvalue()

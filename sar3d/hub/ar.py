@@ -73,32 +73,39 @@ def infer_config(
     shapes = Shapes(tensors, source, _WHAT)
     tokens, width = shapes("pos_1LC", 3)[1:]
     context_dim = shapes("blocks.0.cross_attn.mat_kv.weight", 2)[1]
-    kind = condition or _CONDITION_OF_WIDTH.get(context_dim)
-    if kind is None:
-        raise UserError(
-            f"{source} takes conditions of {context_dim} channels, which does not tell whether they are images or "
-            "texts: say so with --condition"
-        )
-    codes = shapes("head.weight", 2)[0]
     config = ARConfig(
-        condition=kind,
+        condition=condition or _condition_of(context_dim, source),
         depth=shapes.layers("blocks"),
         width=width,
         heads=shapes("blocks.0.attn.scale_mul_1H11", 4)[1],
         mlp_ratio=shapes.rows("blocks.0.ffn.fc1.weight", width, 2),
-        codebook_size=codes,
+        codebook_size=shapes("head.weight", 2)[0],
         code_dim=shapes("word_embed.weight", 2)[1],
         scales=scales or ARConfig().scales,
         context_dim=context_dim,
         pooled_dim=shapes("pooler_emb.weight", 2)[1],
     )
-    levels = shapes("lvl_embed.weight", 2)[0]
+    _check_scales(config, shapes("lvl_embed.weight", 2)[0], tokens, source)
+    return config
+
+
+def _check_scales(config: ARConfig, levels: int, tokens: int, source: str) -> None:
     if config.tokens != tokens or len(config.scales) != levels:
         raise UserError(
             f"{source} was trained with {levels} scales of {tokens // PLANES} tokens a plane, not with "
             f"{','.join(map(str, config.scales))}: give its scales with --scales"
         )
-    return config
+
+
+def _condition_of(width: int, source: str) -> ConditionKind:
+    """The kind whose published encoder gives tokens of this width. Raises `UserError` where there is none."""
+    kind = _CONDITION_OF_WIDTH.get(width)
+    if kind is None:
+        raise UserError(
+            f"{source} takes conditions of {width} channels, which does not tell whether they are images or texts: say so "
+            "with --condition"
+        )
+    return kind
 
 
 def empty_transformer(config: ARConfig, device: torch.device | str = "cpu") -> ARTransformer:

@@ -1,9 +1,7 @@
 """Reading files of tensors that somebody else wrote: nothing in them is executed, and what is damaged is refused."""
 
-import io
 import json
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
@@ -15,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from sar3d.errors import UserError
 
@@ -53,9 +52,7 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         # A damaged file breaks the unpickler wherever it stumbles: nearly any exception may come out.
-        code = [name for name in _globals(path) if not _HARMLESS.fullmatch(name)]
-        if isinstance(error, pickle.UnpicklingError) and code:
-            called = next((name for name in code if not name.startswith("torch.")), code[0])
+        if called := _code_in(path, error):
             raise UserError(
                 f"{path} holds more than tensors: loading it would call {called}, so nothing was loaded; "
                 "ask for a file of tensors alone (.safetensors)"
@@ -63,35 +60,15 @@ def _read_pickle(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint: fetch it again") from error
 
 
-_HARMLESS = re.compile(
-    r"collections\.OrderedDict|torch\._utils\._rebuild_\w+"
-    r"|torch\.(storage\.)?\w+Storage|torch\.(Size|device|bool|b?float\d+|u?int\d+|complex\d+)"
-)
-"""What a checkpoint of tensors alone names."""
-
-
-def _globals(path: Path) -> list[str]:
-    """The functions and classes that a pickle names, as far as it can be read; none of it is executed."""
-    names: list[str] = []
+def _code_in(path: Path, error: Exception) -> str | None:
+    """What loading a file would call that `torch.load` has refused, if it is that; nothing is executed."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-        else:
-            data = path.read_bytes()
-        stream = io.BytesIO(data)
-        while stream.tell() < len(data):
-            strings: list[str] = []
-            for operation, argument, _ in pickletools.genops(stream):
-                if operation.name == "GLOBAL":
-                    names.append(str(argument).replace(" ", "."))
-                elif operation.name == "STACK_GLOBAL":
-                    names.append(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    except (ValueError, StopIteration, OSError, zipfile.BadZipFile):
-        return names
-    return names
+        unsafe = sorted(get_unsafe_globals_in_checkpoint(path), key=lambda name: (name.startswith("torch."), name))
+    except (ValueError, EOFError, pickle.UnpicklingError):  # the layout before 2020, or opcodes that torch never writes
+        unsafe = re.findall(r"GLOBAL (\S+)", str(error))
+    return unsafe[0] if unsafe else None
 
 
 def _flat(loaded: Any, path: Path) -> Tensors:

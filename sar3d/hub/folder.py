@@ -94,13 +94,32 @@ def _digest(described: dict[str, Any], weights: Path) -> str:
     return hashlib.sha256(f"{stable}{found}".encode()).hexdigest()
 
 
+def check_tokens(
+    model: str, made_for: str | None, vqvae: str, found: str, hint: str = "give the VQVAE that it was trained with"
+) -> None:
+    """Raise `UserError` where a model takes or makes the tokens of another VQVAE than the one at hand.
+
+    Args:
+        model: what the model is called in the sentence, and where it lies.
+        made_for: digest of the VQVAE it was trained with; empty or None: not known, which passes.
+        vqvae: where the VQVAE at hand lies.
+        found: its digest.
+        hint: what to do.
+    """
+    if made_for and made_for != found:
+        raise UserError(
+            f"{model} was trained on the tokens of the VQVAE {made_for[:16]}, but {vqvae} is {found[:16]}: {hint}"
+        )
+
+
 def files_of(described: dict[str, Any]) -> list[str]:
     """Relative names of all files that a model needs, given what its config.json holds."""
     return [CONFIG, WEIGHTS, *(f"{LM}/{name}" for name in described["config"].get(LM_FILES) or {})]
 
 
 def local_folder(where: str | Path) -> Path:
-    """The folder of a model, fetched if it is at a URL or on the hub, see `sar3d.hub.source.Source`.
+    """The folder of a model, or of the one in a training output (`model/`), fetched if it is at a URL or on the hub, see
+    `sar3d.hub.source.Source`.
 
     Raises:
         UserError: there is no model, or the source cannot be reached.
@@ -108,11 +127,12 @@ def local_folder(where: str | Path) -> Path:
     source = Source(where)
     if source.local:
         return folder_of(where)
-    source.fetch([CONFIG])
-    if not (source.root / CONFIG).is_file():
-        raise UserError(f"{where} holds no model: it has no {CONFIG}")
-    source.fetch(files_of(describe_config(source.root)))
-    return folder_of(source.root)
+    for place in ("", "model/"):
+        source.fetch([f"{place}{CONFIG}"])
+        if (source.root / place / CONFIG).is_file():
+            source.fetch(f"{place}{name}" for name in files_of(describe_config(source.root / place)))
+            return folder_of(source.root / place)
+    raise UserError(f"{where} holds no model: it has no {CONFIG}")
 
 
 def folder_of(path: str | Path) -> Path:

@@ -29,12 +29,6 @@ def decode_image(data: bytes, max_pixels: int, room: int) -> NDArray[np.uint8]:
         return to_rgba(image)
 
 
-def check_image(data: bytes) -> None:
-    """Read the header only. Raises ObjectError as `decode_image` does."""
-    with _opened(data):
-        pass
-
-
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     try:

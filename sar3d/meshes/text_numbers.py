@@ -50,5 +50,5 @@ def _offender(text: bytes, dtype: type[Any]) -> str:
         try:
             convert(word)
         except ValueError:
-            return repr(word[:24].decode("latin-1"))
+            return repr(word[:24].decode("utf-8", "backslashreplace"))
     return "one is out of range"

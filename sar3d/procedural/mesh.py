@@ -43,10 +43,6 @@ class ProceduralMesh:
         factors = np.array([x, y, z])
         return replace(self, positions=self.positions * factors, normals=unit(self.normals / factors))
 
-    def turned_uvs(self) -> "ProceduralMesh":
-        """The texture turned by a quarter: stripes become bands."""
-        return replace(self, uvs=self.uvs[:, ::-1])
-
 
 def unit(vectors: Floats) -> Floats:
     """Vectors (..., 3) at length one; zero vectors stay zero."""

@@ -1,6 +1,6 @@
 """What a training loop asks of a model: the task, the data and what they exchange."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,8 +163,11 @@ class Task(Protocol):
         """
         return {}
 
-    def after_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
-        """Changes after the optimizer's, in place and the same on every worker; statistics averaged over workers."""
+    def after_step(self, model: nn.Module, moment: Moment) -> Mapping[str, Tensor | float]:
+        """Changes after the optimizer's, in place and the same on every worker; statistics averaged over workers.
+
+        Returns metrics: numbers, or () tensors on the device, which nothing waits for until they are logged.
+        """
         return {}
 
     def speed(

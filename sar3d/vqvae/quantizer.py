@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -15,12 +14,10 @@ from torch import Tensor, nn
 from sar3d.errors import UserError
 from sar3d.vqvae.codebook import choose, full_precision, nearest, normal_equations, solve_convolution, spherical_kmeans
 from sar3d.vqvae.config import PLANES, QuantizerConfig
+from sar3d.vqvae.scales import phi_of_scale, resampling
 
 QuantizerPath = Literal["train", "encode", "generate"]
 """What codes are looked up for: the reconstruction in training, the tokens, or generation and its teacher forcing."""
-
-_STANDARD_PHI = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
-"""φ of each of ten scales. Two entries are ties of the rule in `phi_of_scale`, which rounding would decide."""
 
 _WARM_CALLS = 100
 """Updates during which the hit averages follow quickly."""
@@ -77,8 +74,8 @@ class MultiScaleQuantizer(nn.Module):
         self.pending: Tensor | None = None
         """Hits that wait for `settle`, (S, K); None: every training call moves the averages at once, over all ranks."""
         for i, n in enumerate(config.scales[:-1]):
-            self.register_buffer(f"pool_{i}", _resampling(self.side, n, "area"), persistent=False)
-            self.register_buffer(f"up_{i}", _resampling(n, self.side, "bicubic"), persistent=False)
+            self.register_buffer(f"pool_{i}", resampling(self.side, n, "area"), persistent=False)
+            self.register_buffer(f"up_{i}", resampling(n, self.side, "bicubic"), persistent=False)
 
     @property
     def side(self) -> int:
@@ -379,23 +376,3 @@ def unpack(tokens: Int[Tensor, "B L"], scales: Sequence[int]) -> list[Int[Tensor
         )
     parts = tokens.long().split(lengths, 1)
     return [rearrange(part, "b (p l) -> (b p) l", p=PLANES) for part in parts]
-
-
-def phi_of_scale(scales: int, convolutions: int) -> tuple[int, ...]:
-    """Which φ serves each scale: the one whose tick lies nearest to the scale's place in [0, 1] (published.md, quantizer)."""
-    if (scales, convolutions) == (len(_STANDARD_PHI), 4):
-        return _STANDARD_PHI
-    margin = 1 / (3 * convolutions)
-    ticks = np.linspace(margin, 1 - margin, convolutions)
-    places = np.arange(scales) / max(1, scales - 1)
-    return tuple(np.abs(ticks - places[:, None]).argmin(1).tolist())
-
-
-def _resampling(source: int, target: int, mode: str) -> Tensor:
-    """(source², target²) matrix of a linear resampling of square maps.
-
-    One matrix product is faster than the library's resampling here and, unlike it, has a deterministic gradient on
-    a GPU.
-    """
-    basis = torch.eye(source * source).view(source * source, 1, source, source)
-    return F.interpolate(basis, (target, target), mode=mode).flatten(1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,14 @@ class Rays:
     directions: Float[Tensor, "B N 3"]
     """Unit length, in the world."""
 
+    def flat(self) -> "Rays":
+        """All of them as the rays of one object, (1, B·N)."""
+        return Rays(*(rearrange(part, "b n c -> 1 (b n) c") for part in (self.origins, self.directions)))
+
+    def part(self, which: slice) -> "Rays":
+        """Some of the rays of each object."""
+        return Rays(self.origins[:, which], self.directions[:, which])
+
 
 @dataclass(frozen=True)
 class RayNoise:
@@ -43,6 +52,10 @@ class RayNoise:
         drawn = torch.rand(objects, rays, config.coarse + config.fine, generator=generator, device=generator.device)
         coarse, fine = drawn.to(device).split((config.coarse, config.fine), dim=-1)
         return RayNoise(stratified=coarse, importance=fine)
+
+    def part(self, which: slice) -> "RayNoise":
+        """The numbers of some of the rays of each object."""
+        return RayNoise(self.stratified[:, which], self.importance[:, which])
 
 
 _DARK = 40.0

@@ -99,24 +99,35 @@ def render(
     if chunk is None:
         samples = _AUTOMATIC.get(rays.origins.device.type, 1 << 20) // max(config.coarse, config.fine)
         chunk = count if torch.is_grad_enabled() else max(1, samples // batch)
-    parts = []
-    for start in range(0, count, chunk):
+    return _rendering(_marched(field, rays, span, config, noise, normals, occupancy, chunk), normals)
+
+
+def _marched(
+    field: Field,
+    rays: Rays,
+    span: tuple[Tensor, Tensor],
+    config: VolumeConfig,
+    noise: RayNoise | None,
+    normals: bool,
+    occupancy: Occupancy | None,
+    chunk: int,
+) -> tuple[Tensor, ...]:
+    """What `sar3d.vqvae.marching.march` gives for all rays, marched in chunks of this many of each object."""
+    count = rays.origins.shape[1]
+
+    def part(start: int) -> tuple[Tensor, ...]:
         piece = slice(start, start + chunk)
-        arguments = (
-            field,
-            Rays(rays.origins[:, piece], rays.directions[:, piece]),
-            (span[0][:, piece], span[1][:, piece]),
-            config,
-            None if noise is None else RayNoise(noise.stratified[:, piece], noise.importance[:, piece]),
-            normals,
-        )
+        near_far = (span[0][:, piece], span[1][:, piece])
+        given = (field, rays.part(piece), near_far, config, None if noise is None else noise.part(piece), normals)
         if occupancy is not None:
-            parts.append(march_occupied(occupancy, *arguments))
-        elif torch.is_grad_enabled() and chunk < count:
-            parts.append(checkpoint(march, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(march(*arguments))
-    return _rendering(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)), normals)
+            return march_occupied(occupancy, *given)
+        if not torch.is_grad_enabled() or chunk >= count:
+            return march(*given)
+        again: tuple[Tensor, ...] = checkpoint(march, *given, use_reentrant=False, preserve_rng_state=False)
+        return again
+
+    parts = [part(start) for start in range(0, count, chunk)]
+    return tuple(torch.cat(found, dim=1) for found in zip(*parts, strict=True))
 
 
 def _rendering(marched: tuple[Tensor, ...], normals: bool) -> Rendering:

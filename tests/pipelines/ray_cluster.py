@@ -227,7 +227,8 @@ class RayCluster:
 
     def _victims(self, what: str) -> list[psutil.Process]:
         if what == "worker":
-            return self.find("ray::", ":part-")  # busy with a shard
+            # Busy with a shard, or training.
+            return [*self.find("ray::", ":part-"), *self.find("ray::RayTrainWorker")]
         if what == "renderer":
             return self.find("sar3d.isolation")
         drivers = [*self.find("-m", "pipelines."), *self.find("toy_job.py")]

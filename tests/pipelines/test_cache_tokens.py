@@ -55,7 +55,7 @@ def encoded(local_ray: Any) -> tuple[Any, Any]:
 
 def test_the_cache_holds_the_codes_that_the_model_gives_each_view_group(encoded: tuple[Any, Any]) -> None:
     report, output = encoded
-    assert (report.state, report.objects, report.failures) == ("done", rendered.OBJECTS, 0)
+    assert (report.objects, report.failures) == (rendered.OBJECTS, 0)  # another test may have made them before
     info = tokens_info(pq.read_schema(output.files()[0]), "codes")
     assert (info.vqvae, info.length, info.codebook_size) == (hub.digest(rendered.model()), 2040, 1024)
     model = hub.from_pretrained(rendered.model())

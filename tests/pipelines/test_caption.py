@@ -66,7 +66,7 @@ def test_files_are_described_and_the_broken_one_is_named(
         (["x.glb"], "which model is to describe?"),
         (["{objects}/notes", "--model", "{models}"], "there is no such file"),
         (["{models}", "--model", "{models}"], "there is no 3D file in"),
-        (["{objects}", "--model", "{models}/vqvae"], "of kind vqvae"),
+        (["{objects}", "--model", "{models}/vqvae"], "holds no model that describes objects"),
         (["{objects}", "--model", "{models}/llm"], "give its folder (--vqvae)"),
         (["{objects}", "--model", "{models}", "--vqvae", "{other}"], "was trained on the tokens of the VQVAE"),
         (["{objects}", "--model", "{models}", "--question", " "], "the question is empty"),
@@ -108,5 +108,5 @@ def test_a_dataset_is_described_and_more_questions_are_another_output(models: Pa
     assert every.rows == 4 * rendered.OBJECTS
 
     foreign = generators.captioner(tmp_path / "foreign", "0" * 64)
-    with pytest.raises(UserError, match="cache_tokens holds those of"):
+    with pytest.raises(UserError, match="the one behind cache_tokens is"):
         runner.run(CaptionStage(), configure(root, foreign), log=lambda _: None)

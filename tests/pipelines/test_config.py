@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import pytest
 from pipelines.cli import main
 from pipelines.registry import STAGES, load
 from pipelines.runtime.fingerprint import identity
+from sar3d.ar.config import PRESETS as AR_PRESETS
 from sar3d.data.datasets.token_config import TokenDataConfig
 from sar3d.errors import UserError
+from sar3d.tasks.ar.config import ARTaskConfig
+from sar3d.tasks.vqvae.config import VQVAETaskConfig
+from sar3d.vqvae.config import PRESETS as VQVAE_PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -160,7 +165,27 @@ def test_a_recipe_lies_below_the_file_and_the_file_below_the_command_line(capsys
     assert shown["train_vqvae.train.steps"] == f"600  ({demo})"
     assert shown["train_vqvae.train.batch"] == "8  (recipe short)"
     assert shown["train_vqvae.train.micro_batch"] == "null  (default)"
+    assert shown["train_vqvae.task.model.quantizer.latent_norm"] == '"rms"  (recipe short)'
+    assert shown["train_vqvae.task.model.decoder.width"] == "96  (preset tiny)"
     assert shown["generate.held_out.views"] == "5  (same as train_vqvae.data.held_out)"
+
+
+def test_settings_of_a_model_lie_over_the_preset_that_is_named() -> None:
+    demo, tiny = REPOSITORY / "configs" / "demo.yaml", VQVAE_PRESETS["tiny"]
+    model = load(demo, ["train_vqvae.task.model={encoder: {channels: 48}}"]).train_vqvae.task.model
+    assert model == replace(tiny, encoder=replace(tiny.encoder, channels=48))
+    paper = load(demo, ["train_ar.task={preset: d24, model: {heads: 8}}"]).train_ar
+    assert paper.task.model == replace(AR_PRESETS["d24"], heads=8)
+    assert ARTaskConfig(preset="d16").model == AR_PRESETS["d16"]
+    # What decides the output is the preset's name and what differs from it.
+    assert identity(paper)["task"]["model"] == {"heads": 8}
+    assert identity(VQVAETaskConfig(model=replace(tiny, resolution=32)))["model"] == {"resolution": 32}
+    for word, near in (
+        ("encoder.chanels=3", "encoder.channels"),
+        ("quantizer.codebok_size=3", "quantizer.codebook_size"),
+    ):
+        with pytest.raises(UserError, match=rf"did you mean train_vqvae\.task\.model\.{near}\?"):
+            load(demo, [f"train_vqvae.task.model.{word}"])
 
 
 def test_the_configurations_of_short_runs_are_short() -> None:

@@ -104,7 +104,9 @@ def test_failed_objects_are_tried_again_when_asked(tmp_path: Path) -> None:
 @pytest.mark.acceptance("A failure-rate ceiling is one clear sentence; what was done and the failures are kept")
 def test_ceiling_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
     many = config(tmp_path, count=400, bad=tuple(range(0, 400, 3)))
-    with pytest.raises(UserError, match=r"objects failed, more than max_failure_rate=0\.2"):
+    with pytest.raises(
+        UserError, match=r"objects failed, more than max_failure_rate=0\.2, all as bad \(this one is bad\)"
+    ):
         run_stage(ToyStage(), many, log=lambda _: None)
     output = next(outputs(str(tmp_path), "toy"))
     assert output.finished() is None
@@ -115,7 +117,7 @@ def test_ceiling_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="every one of its 4 objects failed"):
+    with pytest.raises(UserError, match=r"every one of its 4 objects failed, all as bad \(this one is bad\)"):
         run(tmp_path, count=4, bad=(0, 1, 2, 3))
 
 

@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines.cli import main
-from pipelines.generating.models import folders_of
 from pipelines.runtime.output import Output
 from sar3d import hub
 from sar3d.errors import UserError
 from sar3d.generate import Sar3D
+from sar3d.generate.folders import find_folders
 
 SMALL = ["--device", "cpu", "--resolution", "16", "--frames", "2"]
 
@@ -115,7 +115,9 @@ def test_what_cannot_be_done_is_one_sentence_and_nothing_is_written(
         (["--text", "x", "--guidance", "-1", *model], "guidance of decoding"),
         (["--text", "x", "--guidance", "nan", *model], "guidance of decoding"),
         (["--text", "x", "--preset", "best", *model], "no decoding named 'best'"),
-        (["--text", "x", "--formats", "obj", *model], "no export format 'obj'"),
+        (["--text", "x", "--formats", "fbx", *model], "no export format 'fbx'"),
+        (["--text", "x", "--decoder", "flexicubes", *model], "there is no mesh decoder"),
+        (["--text", "x", "--flexicubes", rendered.model(), *model], "--decoder flexicubes does not ask for it"),
         (["--text", "x", "--grid", "1", *model], "grid is 1"),
         (["--text", "x", "--device", "abacus", *model], "no device 'abacus'"),
         (["--text", "x", "--model", tmp_path / "none"], "there is no folder"),
@@ -183,16 +185,16 @@ def test_under_a_pipelines_root_the_newest_generator_and_its_vqvae_are_found(tmp
     unfinished = Path(tmp_path, "train_ar", "5" * 16, "model")
     shutil.copytree(old, unfinished)
     for kind, output in (("text", "train_ar/" + "2" * 16), ("image", "train_ar_image/" + "4" * 16)):
-        folders = folders_of(str(tmp_path), "", "text" if kind == "text" else "image")
+        folders = find_folders(tmp_path, kind="text" if kind == "text" else "image")
         assert folders.vqvae == tmp_path / "train_vqvae" / ("0" * 16) / "model"
         assert list(folders.generators.values()) == [tmp_path / output / "model"]
     shutil.rmtree(tmp_path / "train_ar_image")
-    with pytest.raises(UserError, match=r"no finished generator for image under .*: run `sar3d train_ar_image` first"):
-        folders_of(str(tmp_path), "", "image")
+    with pytest.raises(UserError, match=r"names no generator for pictures: .* a pipeline's root with a finished one"):
+        find_folders(tmp_path, kind="image")
     shutil.rmtree(tmp_path / "train_vqvae" / ("0" * 16))
-    with pytest.raises(UserError, match="is not under"):
-        folders_of(str(tmp_path), "", "text")
-    assert folders_of(str(tmp_path), str(bundle / "vqvae"), "text").vqvae == bundle / "vqvae"
+    with pytest.raises(UserError, match=r"no VQVAE in .* that its generator was trained with"):
+        find_folders(tmp_path, kind="text")
+    assert find_folders(tmp_path, vqvae=bundle / "vqvae", kind="text").vqvae == bundle / "vqvae"
 
 
 def test_a_training_output_and_a_bundle_on_an_object_store_are_models_too(s3_root: str, tmp_path: Path) -> None:
@@ -200,15 +202,15 @@ def test_a_training_output_and_a_bundle_on_an_object_store_are_models_too(s3_roo
 
     output = finished(tmp_path, "train_ar", "2" * 16, generators.bundle() / "ar_text", 3.0)
     shutil.rmtree(Path(output.url) / "_state", ignore_errors=True)
-    folders = folders_of(output.url, str(rendered.model()), "text")
+    folders = find_folders(output.url, vqvae=rendered.model(), kind="text")
     assert folders.generators["text"] == Path(output.url) / "model"
     fsspec.filesystem("s3").put(str(generators.bundle()), f"{s3_root}/bundle", recursive=True)
-    remote = folders_of(f"{s3_root}/bundle", "", "image")
+    remote = find_folders(f"{s3_root}/bundle", kind="image")
     system = Sar3D(remote, "cpu", {})
     assert system.vqvae_digest == hub.digest(generators.bundle() / "vqvae")
     assert hub.digest(remote.generators["image"]) == hub.digest(generators.bundle() / "ar_image")
     with pytest.raises(UserError, match="there is no VQVAE in"):
-        folders_of(f"{s3_root}/bundle/ar_image", "", "image")
+        find_folders(f"{s3_root}/bundle/ar_image", kind="image")
 
 
 @pytest.mark.slow

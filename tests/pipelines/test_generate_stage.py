@@ -272,7 +272,7 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
         ("generate.kinds=[sound]", "generate.kinds.0='sound'"),
         ("generate.objects=0", "generate.objects=0"),
         ("generate.export.grid=3", "grid is 3"),
-        ("generate.export.formats=[obj]", "obj"),
+        ("generate.export.formats=[fbx]", "fbx"),
         ("generate.prompt=x", "did you mean generate.prompts"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -309,6 +309,23 @@ def test_prompts_without_an_id_are_named_after_what_they_say(tmp_path: Path) -> 
     assert all(uid == name_of(uid) for uid in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "first", "second"),
+    [
+        ("p.jsonl", '{"image": "a/0.png"}\n\n{"image": "b/0.png"}\n', "line 1", "line 3"),
+        ("p.csv", "image\na/0.png\nb/0.png\n", "line 2", "line 3"),
+        ("p.yaml", "- {image: a/0.png}\n- {text: x}\n- {image: b/0.png}\n", "prompt 1", "prompt 3"),
+        ("p.json", '[{"text": "a cup"}, {"text": "A  cup"}]', "prompt 1", "prompt 2"),
+        ("p.jsonl", '{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "line 1", "line 2"),
+    ],
+)
+def test_prompts_that_would_make_one_object_are_both_named(
+    tmp_path: Path, name: str, text: str, first: str, second: str
+) -> None:
+    with pytest.raises(UserError, match=f"{first} and {second} of .*the key id"):
+        items(tmp_path, name, text)
+
+
 def test_a_changed_picture_is_another_item(tmp_path: Path) -> None:
     def listed(color: str) -> dict[str, Any]:
         Image.new("RGB", (32, 32), color).save(tmp_path / "x.png")
@@ -324,7 +341,7 @@ def test_files_that_hold_no_prompts_are_named_with_the_place(tmp_path: Path) -> 
     cases = {
         "p.txt": ("a red apple", "of no kind that is read"),
         "a.jsonl": ('{"text": "x"}\n{"text": ', "line 2 is no JSON"),
-        "b.jsonl": ("[1, 2]", "prompt 1 of .* is no record"),
+        "b.jsonl": ("[1, 2]", "line 1 of .* is no record"),
         "c.yaml": ("text: an apple", "are no list"),
         "d.yaml": ("- {text: x, image: y}", "either a text or an image"),
         "e.yaml": ("- {id: x}", "either a text or an image"),

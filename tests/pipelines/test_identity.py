@@ -31,8 +31,13 @@ REASONS = {
     },
     "when a training stops, not what one learns that goes on": {"guard"},
     "a limit that turns an object into a failure, which `retry` tries again": {"object_seconds", "object_memory"},
-    "where objects are fetched from; their content counts": {"mirror", "transfer", "render.source"},
-    "counted by the setting beside it, settled for the machine": {"train_vqvae.task.perceptual"},
+    "where objects are fetched from; their content counts": {
+        "mirror", "transfer", "render.source", "evaluate.source", "compare.source",
+    },
+    "counted by the setting beside it, settled for the machine": {
+        "train_vqvae.task.perceptual", "train_flexicubes.task.perceptual",
+    },
+    "where a language model answers; its name counts": {"judge.url", "judge.seconds", "judge.attempts"},
     "files beside the rows": {"unpack"},
 }  # fmt: skip
 """Names of settings, or their paths where only that one is meant."""
@@ -47,7 +52,8 @@ def exceptions(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Path and metadata of each field of a section that is not in the identity."""
     for field in dataclasses.fields(value):
         here, content = f"{path}.{field.name}", getattr(value, field.name)
-        if field.metadata.get("identity", True) is not True:
+        counts = field.metadata.get("identity", True)
+        if counts in (False, "listing"):
             yield here, field.metadata
         elif dataclasses.is_dataclass(content):
             yield from exceptions(content, here)

@@ -37,6 +37,7 @@ from pipelines.runtime.output import Failure, Output, ShardRecord
 from pipelines.runtime.store import Store
 from sar3d.errors import UserError
 from sar3d.procedural import build_glb, catalog
+from sar3d.vqvae.flexi_config import FieldDecoder
 
 EVIL = "</script></pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
@@ -54,7 +55,8 @@ def write_output(
     root: Path | str, stage: str, rows: list[dict[str, Any]], schema: pa.Schema, *failures: Failure
 ) -> Output:
     """A finished output, written as the engine does."""
-    output = Output(str(root), stage, hashlib.sha256(stage.encode()).hexdigest()[:16])
+    content = f"{stage} {(schema.metadata or {}).get(b'decoder', b'').decode()}"
+    output = Output(str(root), stage, hashlib.sha256(content.encode()).hexdigest()[:16])
     keys = "".join(f"{i:032x}" for i in range(len(rows) + len(failures)))
     record = ShardRecord(f"part-{output.fingerprint[:8]}-00000", "", len(rows), 1, "-", keys, list(failures))
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +69,9 @@ def write_output(
     return output
 
 
-def write_generated(root: Path | str, count: int = 2, *, text: str = "", glb: bytes | None = None) -> Output:
+def write_generated(
+    root: Path | str, count: int = 2, *, text: str = "", glb: bytes | None = None, decoder: FieldDecoder = "nerf"
+) -> Output:
     made = list(catalog(count))
     rows = [
         {
@@ -83,7 +87,7 @@ def write_generated(root: Path | str, count: int = 2, *, text: str = "", glb: by
         }
         for i, one in enumerate(made)
     ]
-    return write_output(root, "generate", rows, generated_schema("0" * 16, (1, 2), 512))
+    return write_output(root, "generate", rows, generated_schema("0" * 16, (1, 2), 512, decoder))
 
 
 class Read(HTMLParser):
@@ -179,6 +183,21 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert gallery is not None
     assert (len(gallery.objects), gallery.left_out) == (1, 2)
     assert not page_of(tmp_path, limits=PageLimits(objects=0)).all("article")
+
+
+def test_objects_of_both_decoders_stand_beside_each_other(tmp_path: Path) -> None:
+    write_generated(tmp_path, 2)
+    write_generated(tmp_path, 2, decoder="flexicubes")
+    gallery = collect(str(tmp_path)).gallery
+    assert gallery is not None
+    assert [(made.name, made.decoder.split()[0]) for made in gallery.objects] == [
+        ("sample-0", "mesh"),
+        ("sample-0", "marching"),
+        ("sample-1", "mesh"),
+        ("sample-1", "marching"),
+    ]
+    assert "marching cubes over the radiance field" in page_of(tmp_path).text
+    assert "4 of 4" in page_of(tmp_path).text
 
 
 def test_text_from_data_stays_text(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import ObjectStore
 
 from pipelines.runtime.output import Output, ShardRecord
 from pipelines.runtime.store import Store
@@ -54,6 +56,60 @@ def test_create_has_exactly_one_winner(root: str) -> None:
         won = list(pool.map(attempt, range(8)))
     assert sum(won) == 1
     assert store.read("decision") == str(won.index(True)).encode()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_commit_whose_answer_is_lost_holds(
+    s3_root: str, object_store: ObjectStore, tmp_path: Path, times: int
+) -> None:
+    """The client sends it again and is refused, because its own first request was carried out."""
+    left = [times]
+
+    def lose_the_record(environ: dict[str, Any]) -> str | None:
+        if left[0] and environ["REQUEST_METHOD"] == "PUT" and "/records/" in environ["PATH_INFO"]:
+            left[0] -= 1
+            return "lost"
+        return None
+
+    output = Output(s3_root, "toy", "0123456789abcdef")
+    object_store.plan = lose_the_record
+    try:
+        kept, ours = output.commit(write(tmp_path / "a.parquet", 1), record())
+    finally:
+        object_store.plan = lambda environ: None
+    assert (ours, left) == (True, [0])
+    assert output.store.exists(kept.path)
+    late, mine = output.commit(write(tmp_path / "b.parquet", 2), record())
+    assert (late, mine) == (kept, False)
+    assert output.store.exists(kept.path)
+
+
+@pytest.mark.parametrize("fault", ["busy", "cut"])
+def test_requests_that_fail_for_a_while_are_sent_again(s3_root: str, object_store: ObjectStore, fault: str) -> None:
+    store, count = Store(s3_root), [0]
+
+    def every_other(environ: dict[str, Any]) -> str | None:
+        count[0] += 1
+        return fault if count[0] % 2 else None
+
+    object_store.plan = every_other
+    try:
+        store.put("a", b"one")
+        assert store.create("b", b"two")
+        assert (store.read("a"), store.read("b"), store.names()) == (b"one", b"two", ["a", "b"])
+    finally:
+        object_store.plan = lambda environ: None
+
+
+def test_expired_credentials_are_one_sentence(s3_root: str, object_store: ObjectStore) -> None:
+    object_store.plan = lambda environ: "expired"
+    try:
+        for ask in (lambda s: s.put("a", b"x"), lambda s: s.create("a", b"x"), lambda s: s.read("a")):
+            with pytest.raises(UserError, match="expired") as caught:
+                ask(Store(s3_root))
+            assert "\n" not in str(caught.value)
+    finally:
+        object_store.plan = lambda environ: None
 
 
 def test_a_late_attempt_changes_nothing(root: str, tmp_path: Path) -> None:

@@ -3,6 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [
-    str(Path(__file__).parent / name) for name in (".", "ar", "export", "llm", "raster", "tasks/ar", "tasks/vqvae")
-]
+FOLDERS = (".", "ar", "export", "llm", "raster", "tasks/ar", "tasks/flexicubes", "tasks/vqvae")
+sys.path[:0] = [str(Path(__file__).parent / name) for name in FOLDERS]

@@ -8,7 +8,6 @@ from sar3d.geometry import (
     camera_rays,
     intrinsics,
     look_at,
-    pluecker,
     project,
     spherical_to_cartesian,
 )
@@ -96,12 +95,6 @@ def test_depth_runs_along_the_axis_and_not_along_the_ray() -> None:
     c2w = look_at([0.0, -2.0, 0.0])
     plane = back_project(np.full((5, 5), 2.0), c2w, K)
     assert np.allclose(plane[..., 1], 0)
-
-
-def test_pluecker_moment_comes_first_and_ignores_where_on_the_ray_the_origin_lies() -> None:
-    origin, direction = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
-    assert pluecker(origin, direction).tolist() == [0, 0, 1, 0, 1, 0]
-    assert np.allclose(pluecker(origin + 3 * direction, direction), pluecker(origin, direction))
 
 
 def test_spherical_coordinates_invert() -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sar3d.data.loading.order import Integers, Order, Window
 from sar3d.data.loading.row_groups import RowGroupCache
@@ -57,6 +57,50 @@ class _Holdings:
                 self._cache.release(held.popleft()[1])
 
 
+class _Ahead(Generic[Sample]):
+    """Steps of which `rank`'s part of the global batch is being loaded, the oldest first."""
+
+    def __init__(
+        self,
+        order: Order,
+        cache: RowGroupCache[Any, Any],
+        keys: Callable[[Integers], list[Any]],
+        submit: Callable[[int, SampleKey], Future[Sample]],
+        rank: int,
+        world: int,
+    ) -> None:
+        self._order, self._submit = order, submit
+        self._share, per_lane = order.batch_size // world, order.batch_size // order.lanes
+        self._first = rank * self._share
+        self._lanes = range(self._first // per_lane, -(-(self._first + self._share) // per_lane))
+        self._skip = self._first - self._lanes.start * per_lane
+        self._holdings = _Holdings(order, self._lanes, cache, keys)
+        self._steps: deque[tuple[int, list[tuple[SampleKey, Future[Sample]]]]] = deque()
+
+    def begin(self, step: int) -> None:
+        """Fetch what a step needs, and begin to load its samples."""
+        self._holdings.reach(step)
+        drawn = [int(sample) for lane in self._lanes for sample in self._order.lane_samples(step, lane)]
+        keys = [SampleKey(self._order.seed, step, self._first + i) for i in range(self._share)]
+        chosen = zip(keys, drawn[self._skip : self._skip + self._share], strict=True)
+        self._steps.append((step, [(key, self._submit(sample, key)) for key, sample in chosen]))
+
+    def finish(self) -> tuple[int, list[tuple[SampleKey, Sample]]]:
+        """The oldest step and its samples, once they are loaded."""
+        step, futures = self._steps.popleft()
+        return step, [(key, future.result()) for key, future in futures]
+
+    def drop(self, step: int | None = None) -> None:
+        """Release the row groups that no step after `step` needs, or all."""
+        self._holdings.drop(step)
+
+    def cancel(self) -> None:
+        """Begin to load no more samples."""
+        for _, futures in self._steps:
+            for _, future in futures:
+                future.cancel()
+
+
 def batches(
     order: Order,
     cache: RowGroupCache[Any, Any],
@@ -81,33 +125,17 @@ def batches(
         raise UserError(
             f"a batch of {order.batch_size} cannot be shared by {world} workers: give a multiple of {world}"
         )
-    share, per_lane = order.batch_size // world, order.batch_size // order.lanes
-    first, last = rank * share, (rank + 1) * share
-    lanes = range(first // per_lane, -(-last // per_lane))
-    skip = first - lanes.start * per_lane
-    holdings = _Holdings(order, lanes, cache, keys)
-    ready: deque[tuple[int, list[tuple[SampleKey, Future[Sample]]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool:
-
-        def begin(step: int) -> None:
-            holdings.reach(step)
-            drawn = [int(s) for lane in lanes for s in order.lane_samples(step, lane)][skip : skip + share]
-            names = [SampleKey(order.seed, step, first + i) for i in range(share)]
-            ready.append(
-                (step, [(name, pool.submit(load, sample, name)) for name, sample in zip(names, drawn, strict=True)])
-            )
-
+        ahead = _Ahead(order, cache, keys, lambda *of: pool.submit(load, *of), rank, world)
         try:
             for step in range(start, start + prefetch):
-                begin(step)
+                ahead.begin(step)
             for following in itertools.count(start + prefetch):
-                begin(following)
-                step, futures = ready.popleft()
-                yield step, [(name, future.result()) for name, future in futures]
-                holdings.drop(step)
+                ahead.begin(following)
+                step, samples = ahead.finish()
+                yield step, samples
+                ahead.drop(step)
         finally:
-            for _, futures in ready:
-                for _, future in futures:
-                    future.cancel()
+            ahead.cancel()
             pool.shutdown()
-            holdings.drop()
+            ahead.drop()

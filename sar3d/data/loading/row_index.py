@@ -166,14 +166,7 @@ def _select(file: int, rows: _Rows, wanted: Selection, uids: Collection[str] | N
         chosen.append((first, stop))
         if uids is not None:
             names.add(uid)
-    bounds = np.array(chosen, np.int32).reshape(-1, 2)
-    lengths = bounds[:, 1] - bounds[:, 0]
-    spans = np.repeat(bounds, lengths, axis=0)
-    counted = np.arange(len(spans)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    places = spans[:, 0] + counted
-    if rows.groups is not None and wanted.held_out.groups:
-        kept = ~np.isin(rows.groups[places], wanted.held_out.groups)
-        spans, places = spans[kept], places[kept]
+    spans, places = _places(rows, chosen, wanted)
     groups = np.searchsorted(rows.starts, places, "right") - 1
     blocks, sizes = np.unique(groups, return_counts=True)
     return _Part(
@@ -189,6 +182,20 @@ def _select(file: int, rows: _Rows, wanted: Selection, uids: Collection[str] | N
         weight=int(rows.weights[blocks].sum()),
         views=rows.views,
     )
+
+
+def _places(
+    rows: _Rows, chosen: list[tuple[int, int]], wanted: Selection
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Of every row of the chosen objects that is not held out: first and last + 1 row of its object (N, 2), and its place."""
+    bounds = np.array(chosen, np.int32).reshape(-1, 2)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    spans = np.repeat(bounds, lengths, axis=0)
+    places = spans[:, 0] + np.arange(len(spans)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if rows.groups is None or not wanted.held_out.groups:
+        return spans, places
+    kept = ~np.isin(rows.groups[places], wanted.held_out.groups)
+    return spans[kept], places[kept]
 
 
 def _withheld(uids: list[str], wanted: Selection) -> NDArray[np.bool_]:

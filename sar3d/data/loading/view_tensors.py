@@ -84,7 +84,7 @@ def _pluecker_channels(c2w: NDArray[np.float32], intrinsics: NDArray[np.float32]
     """Plücker coordinates of the pixels of V cameras into `out` (V, 6, H, W).
 
     Moment and direction are linear in the direction before the camera, which the views of a lens share: one small
-    matrix product a view, a fraction of the time of rays made one by one. Agrees with `sar3d.geometry.pluecker` to 1e-6.
+    matrix product a view, a fraction of the time of rays made one by one.
     """
     height, width = out.shape[2:]
     rotation, center = c2w[:, :3, :3].astype(np.float64), c2w[:, :3, 3].astype(np.float64)

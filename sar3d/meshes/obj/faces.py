@@ -90,5 +90,7 @@ def _one_by_one(text: bytes, out: NDArray[np.int64]) -> NDArray[np.int64]:
             try:
                 row[column] = int(number) if number else 0
             except (ValueError, OverflowError) as error:
-                raise ObjectError("malformed", f"a face has the corner {word[:24].decode('latin-1')!r}") from error
+                raise ObjectError(
+                    "malformed", f"a face has the corner {word[:24].decode('utf-8', 'backslashreplace')!r}"
+                ) from error
     return out

@@ -5,12 +5,13 @@ No model is imported.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from sar3d.ar.config import ARConfig, from_dict, preset, to_dict
+from sar3d.ar.config import PRESETS, ARConfig, ARSizeConfig
 from sar3d.ar.decoding_config import DECODINGS, Decoding
 from sar3d.conditions.kinds import ConditionKind
 from sar3d.errors import UserError
+from sar3d.presets import over_preset, settle
 from sar3d.vqvae.config import VQVAEConfig
 
 _FORBID: dict[str, str] = {"extra": "forbid"}
@@ -65,8 +66,8 @@ class ARTaskConfig:
 
     preset: Literal["tiny", "d16", "d24", "d30"] = "tiny"
     """Size of the model, see `sar3d.ar.config`."""
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What differs from the preset, for example {depth: 6, width: 256}."""
+    model: ARSizeConfig = over_preset(PRESETS)
+    """The model; settings that are not given are the preset's. The VQVAE and the cached conditions decide the rest."""
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -91,39 +92,30 @@ class ARTaskConfig:
     decoding: Decoding = dataclasses.field(default_factory=lambda: DECODINGS["greedy"], metadata={"identity": False})
     """How evaluation generates."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+
 
 def model_config(
     config: ARTaskConfig, condition: ConditionKind, vqvae: VQVAEConfig, context_dim: int, pooled_dim: int
 ) -> ARConfig:
-    """The preset with the differences applied, for the tokens of a VQVAE and the features of an encoder.
+    """The model for the tokens of a VQVAE and the features of an encoder.
 
     Raises:
-        UserError: a setting that is none, or one that the VQVAE or the encoder decides.
+        UserError: it has more sequential scales, or trains progressively on more, than the VQVAE has.
     """
     quantizer = vqvae.quantizer
-    base = preset(
-        config.preset,
-        condition,
+    if config.progressive.scales > len(quantizer.scales):
+        raise UserError(
+            f"progressive.scales={config.progressive.scales} is too many: the VQVAE has {len(quantizer.scales)} scales; "
+            "give fewer"
+        )
+    return ARConfig(
+        **dataclasses.asdict(config.model),
+        condition=condition,
         codebook_size=quantizer.codebook_size,
         code_dim=quantizer.code_dim,
         scales=quantizer.scales,
         context_dim=context_dim,
         pooled_dim=pooled_dim,
     )
-    decided = {
-        "condition",
-        "codebook_size",
-        "code_dim",
-        "scales",
-        "context_dim",
-        "pooled_dim",
-    } & config.model.keys()
-    if decided:
-        raise UserError(f"task.model.{min(decided)} cannot be set: the VQVAE and the cached conditions decide it")
-    made = from_dict({**to_dict(base), **config.model})
-    if config.progressive.scales > len(quantizer.scales):
-        raise UserError(
-            f"progressive.scales={config.progressive.scales} is too many: the VQVAE has {len(quantizer.scales)} scales; "
-            "give fewer"
-        )
-    return made

@@ -21,7 +21,7 @@ from sar3d.training.task import Sync, worker_slice
 from sar3d.vqvae.cameras import rays_of
 from sar3d.vqvae.model import VQVAE
 from sar3d.vqvae.occupancy import occupancy_of
-from sar3d.vqvae.volume import Rays, render
+from sar3d.vqvae.volume import render
 
 Metrics = dict[str, float]
 
@@ -79,8 +79,7 @@ class FieldRenderer:
     def __call__(self, cameras: Float[Tensor, "V 25"], side: int) -> Float[Tensor, "V 3 side side"]:
         """Colors in [0, 1] on white."""
         rays = rays_of(cameras.to(self._empty.raw.device), side, side)
-        flat = Rays(*(rearrange(x, "v n c -> 1 (v n) c") for x in (rays.origins, rays.directions)))
-        seen = render(self._field, flat, self._volume, occupancy=self._empty)
+        seen = render(self._field, rays.flat(), self._volume, occupancy=self._empty)
         return rearrange(seen.rgb, "1 (v h w) c -> v c h w", v=len(cameras), h=side).clamp(0, 1)
 
 

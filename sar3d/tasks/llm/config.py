@@ -5,10 +5,11 @@ No model is imported.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from sar3d.errors import UserError
-from sar3d.llm.config import CaptionDecoding, LLMConfig, RandomLMConfig, from_dict, to_dict
+from sar3d.llm.config import CaptionDecoding, LLMConfig, RandomLMConfig, TemplateName
+from sar3d.presets import over_preset, settle
 from sar3d.vqvae.config import VQVAEConfig
 
 Trained = Literal["projector", "all", "lora"]
@@ -39,6 +40,34 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True)
+class LLMModelConfig:
+    """What the task decides of the model, see `sar3d.llm.config.LLMConfig`. The defaults are the published system."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID
+
+    num_scales: int | None = None
+    """Scales that the language model reads, from the coarsest on; by default 5 of the preset `tiny`, 8 of `paper`, or as
+    many as the VQVAE has, if these are fewer."""
+    projector: tuple[int, ...] = LLMConfig.projector
+    """Hidden widths of the MLP from code vectors to the language model's inputs."""
+    pos_embed: bool = LLMConfig.pos_embed
+    """Add a learned position embedding to every 3D token."""
+    template: TemplateName = LLMConfig.template
+    """How a conversation is written out, see `sar3d.llm.prompt.TEMPLATES`."""
+
+    def __post_init__(self) -> None:
+        if self.num_scales is not None and self.num_scales < 1:
+            raise UserError(f"num_scales={self.num_scales} is wrong: give a number of scales from 1 on")
+
+
+PRESETS: dict[str, LLMModelConfig] = {
+    "tiny": LLMModelConfig(projector=(128,), pos_embed=True, template="plain"),
+    "paper": LLMModelConfig(),
+}
+_NUM_SCALES = {"tiny": 5, "paper": LLMConfig.num_scales}
+
+
+@dataclass(frozen=True)
 class LLMTaskConfig:
     """What decides a step of training, apart from the data and the optimizer."""
 
@@ -46,8 +75,8 @@ class LLMTaskConfig:
 
     preset: Literal["tiny", "paper"] = "tiny"
     """`tiny`: 5 scales, a short template, a small language model from a random start. `paper`: the published system."""
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What differs from the preset, for example {num_scales: 8, projector: [1024, 2048]}; see `sar3d.llm.config.LLMConfig`."""
+    model: LLMModelConfig = over_preset(PRESETS)
+    """The model; settings that are not given are the preset's. The VQVAE and the language model decide the rest."""
     lm: str = dataclasses.field(default="", metadata={"identity": "listing", "place": "weights"})
     """Folder, or repository of the Hugging Face hub, of any causal language model; what counts is its content, not its
     place. Empty: one from a random start for `tiny`, Vicuna 7B for `paper`."""
@@ -74,6 +103,7 @@ class LLMTaskConfig:
     """How evaluation generates."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0 <= self.caption_p <= 1:
             raise UserError(f"caption_p={self.caption_p:g} is wrong: it is a share of the questions, from 0 to 1")
         if not 0 <= self.noise < 1:
@@ -97,29 +127,20 @@ class LLMTaskConfig:
         return DEFAULT_LR[self.train] if self.source else RANDOM_LR
 
 
-PRESETS: dict[str, LLMConfig] = {
-    "tiny": LLMConfig(num_scales=5, projector=(128,), pos_embed=True, width=128, template="plain"),
-    "paper": LLMConfig(),
-}
-
-
 def model_config(config: LLMTaskConfig, vqvae: VQVAEConfig, width: int) -> LLMConfig:
-    """The preset with the differences applied, for the tokens of a VQVAE and inputs of the language model of `width`.
+    """The model for the tokens of a VQVAE and inputs of the language model of `width`.
 
     Raises:
-        UserError: a setting that is none, or one that the VQVAE or the language model decides.
+        UserError: it is to read more scales than the VQVAE has.
     """
-    quantizer = vqvae.quantizer
-    decided = {"codebook_size", "code_dim", "scales", "width"} & config.model.keys()
-    if decided:
-        raise UserError(f"task.model.{min(decided)} cannot be set: the VQVAE and the language model decide it")
-    given = {
-        "codebook_size": quantizer.codebook_size,
-        "code_dim": quantizer.code_dim,
-        "scales": quantizer.scales,
-        "width": width,
-    }
-    base = {**to_dict(PRESETS[config.preset]), **given, **config.model}
-    if "num_scales" not in config.model:
-        base["num_scales"] = min(base["num_scales"], len(quantizer.scales))
-    return from_dict(base)
+    quantizer, model = vqvae.quantizer, config.model
+    return LLMConfig(
+        codebook_size=quantizer.codebook_size,
+        code_dim=quantizer.code_dim,
+        scales=quantizer.scales,
+        num_scales=model.num_scales or min(_NUM_SCALES[config.preset], len(quantizer.scales)),
+        projector=model.projector,
+        pos_embed=model.pos_embed,
+        width=width,
+        template=model.template,
+    )

@@ -2,11 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from sar3d.errors import UserError
 from sar3d.metrics.config import PerceptualConfig
-from sar3d.vqvae.config import PRESETS, VQVAEConfig, from_dict, to_dict
+from sar3d.presets import over_preset, settle
+from sar3d.vqvae.config import PRESETS, VQVAEConfig
 
 Norm = Literal["group", "batch"]
 
@@ -56,16 +57,6 @@ class LossConfig:
     """First step with the adversarial losses."""
     discriminator: float = 0.025
     """The discriminator's own hinge loss."""
-
-
-LOSS_PRESETS: dict[str, LossConfig] = {
-    "default": LossConfig(),
-    "published": LossConfig(depth_measure="ray", depth_mean="composited", depth_zero_above=0.2),
-    "tiny": LossConfig(
-        rgb_l1=1.0, rgb_l2=2.0, lpips=0.0, depth=0.3, depth_kind="l1", mask=0.5, adversarial=0.0, discriminator=0.0
-    ),
-}
-"""`default` is the published recipe mended, `published` as released, `tiny` for scattered rays and minutes of CPU."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +136,8 @@ class VQVAETaskConfig:
 
     preset: Literal["tiny", "small", "paper"] = "tiny"
     """Size of the model, see `sar3d.vqvae.config`."""
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What differs from the preset, for example {quantizer: {codebook_size: 2048}}."""
+    model: VQVAEConfig = over_preset(PRESETS)
+    """The model; settings that are not given are the preset's."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     lr: LRConfig = dataclasses.field(default_factory=LRConfig)
@@ -160,19 +151,8 @@ class VQVAETaskConfig:
     """Less memory for more time: activations are computed again in the backward pass."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.sampling.kind == "rays" and (self.loss.lpips or self.loss.adversarial):
             raise UserError(
                 "the losses lpips and adversarial compare patches: set sampling.kind=patches, or both weights to 0"
             )
-
-
-def model_config(config: VQVAETaskConfig) -> VQVAEConfig:
-    """The preset with the differences applied. Raises `UserError` for a setting that is none."""
-    return from_dict(_merged(to_dict(PRESETS[config.preset]), config.model))
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    nested = {
-        k: _merged(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)
-    }
-    return {**base, **changes, **nested}

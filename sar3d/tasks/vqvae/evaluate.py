@@ -23,7 +23,7 @@ from sar3d.vqvae.cameras import rays_of, z_depth
 from sar3d.vqvae.model import VQVAE
 from sar3d.vqvae.occupancy import occupancy_of
 from sar3d.vqvae.quantizer import unpack
-from sar3d.vqvae.volume import Rays, render
+from sar3d.vqvae.volume import render
 
 _COLUMNS = 8
 """Views of an object on a sheet."""
@@ -67,9 +67,8 @@ def reconstruct(model: VQVAE, sample: ViewSample) -> Reconstruction:
     cameras = sample.supervision.cameras.to(device)
     height, width = sample.supervision.mask.shape[-2:]
     rays = rays_of(cameras, height, width)
-    flat = Rays(*(rearrange(x, "v n c -> 1 (v n) c") for x in (rays.origins, rays.directions)))
     empty = occupancy_of(field_, resolution=_CELLS, device=device)
-    seen = render(field_, flat, model.config.volume, occupancy=empty, normals=True)
+    seen = render(field_, rays.flat(), model.config.volume, occupancy=empty, normals=True)
     assert seen.normal is not None
     shape = {"v": len(cameras), "h": height}
     opacity = rearrange(seen.opacity, "1 (v h w) -> v h w", **shape)

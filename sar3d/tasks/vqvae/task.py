@@ -15,7 +15,7 @@ from sar3d.errors import UserError
 from sar3d.hub import save_pretrained
 from sar3d.metrics.lpips import PerceptualLoss, perceptual_loss
 from sar3d.seeds import SampleKey
-from sar3d.tasks.vqvae.config import VQVAETaskConfig, model_config
+from sar3d.tasks.vqvae.config import VQVAETaskConfig
 from sar3d.tasks.vqvae.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from sar3d.tasks.vqvae.evaluate import ReconstructionSets, draw, evaluate
 from sar3d.tasks.vqvae.losses import Pixels, adversarial_weight, ray_pixels, reconstruction_losses
@@ -59,7 +59,7 @@ class VQVAETask(Task):
 
     def __init__(self, config: VQVAETaskConfig) -> None:
         self.config = config
-        self.model_config = model_config(config)
+        self.model_config = config.model
         self._perceptual: PerceptualLoss | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class VQVAETask(Task):
             moment.replaced.extend([vqvae.quantizer.codebook, *vqvae.quantizer.phi.parameters()])
         return {}
 
-    def after_step(self, model: nn.Module, moment: Moment) -> dict[str, float]:
+    def after_step(self, model: nn.Module, moment: Moment) -> dict[str, Tensor | float]:
         codebook, vqvae = self.config.codebook, _vqvae(model)
         if moment.step < codebook.quantize_start:
             return {}
@@ -172,8 +172,9 @@ class VQVAETask(Task):
         assert hits is not None
         vqvae.quantizer.settle(moment.sync.average(hits) * moment.sync.world)
         scales = self.model_config.quantizer.scales
-        metrics = {f"codebook/usage_{n}": float(u) for n, u in zip(scales, vqvae.quantizer.usage(), strict=True)}
-        metrics["codebook/perplexity"] = float(vqvae.quantizer.perplexity().mean())
+        usage = vqvae.quantizer.usage().unbind()  # left on the device: a number would have to be waited for
+        metrics: dict[str, Tensor | float] = {f"codebook/usage_{n}": u for n, u in zip(scales, usage, strict=True)}
+        metrics["codebook/perplexity"] = vqvae.quantizer.perplexity().mean()
         due = codebook.dead_code_reset_every and (moment.step + 1) % codebook.dead_code_reset_every == 0
         if due and moment.step <= codebook.dead_code_reset_until:
             replaced = vqvae.quantizer.reset_dead_codes(

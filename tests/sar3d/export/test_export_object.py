@@ -13,22 +13,28 @@ from sar3d.export.config import FORMATS, PUBLISHED_DENSITY, ExportSettings
 from sar3d.export.export import export_object
 from sar3d.vqvae.config import FieldConfig, VolumeConfig
 from sar3d.vqvae.field import FieldMLP, TriplaneField
+from sar3d.working import LOGGER
 
 SMALL = ExportSettings(formats=FORMATS, grid=48, faces=2000, texture=128, frames=5, resolution=33, fps=5)
 VOLUME = VolumeConfig(24, 0)
 FILES = {
     "glb": "object.glb",
     "ply": "object.ply",
+    "obj": "object.obj",
     "mp4": "turntable.mp4",
     "gif": "turntable.gif",
     "png": "sheet.png",
 }
 
 
-def test_an_object_becomes_all_its_files(tmp_path):
-    seconds = export_object(Solid(torus(0.3, 0.1)), tmp_path / "new" / "folder", settings=SMALL, volume=VOLUME)
+def test_an_object_becomes_all_its_files(tmp_path, caplog):
+    with caplog.at_level("DEBUG", logger=LOGGER):
+        seconds = export_object(Solid(torus(0.3, 0.1)), tmp_path / "new" / "folder", settings=SMALL, volume=VOLUME)
     assert {file.name for file in (tmp_path / "new" / "folder").iterdir()} == set(FILES.values())
     assert {"turntable", "mesh", "unwrap", "bake", *FORMATS} == set(seconds)
+    busy_with = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert list(dict.fromkeys(busy_with)) == ["turntable", "writing the turntable", "mesh", "texture"]
+    assert busy_with.count("turntable") == 5, "each picture"
     assert all(value > 0 for value in seconds.values())
     assert len(trimesh.load(tmp_path / "new" / "folder" / "object.ply").faces) <= 2000
     with Image.open(tmp_path / "new" / "folder" / "turntable.gif") as film:
@@ -66,7 +72,7 @@ def test_a_field_without_a_surface_can_still_be_looked_at(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"formats": ("obj",)}, "'obj'"),
+        ({"formats": ("fbx",)}, "'fbx'"),
         ({"grid": 4}, "grid is 4"),
         ({"texture": 100_000}, "texture is 100000"),
         ({"frames": 0}, "frames is 0"),

@@ -89,7 +89,7 @@ def test_a_mesh_without_a_surface_gives_pictures_and_an_error(tmp_path: Path):
 
 def test_the_letter_reads_the_same_in_pictures_and_files(tmp_path: Path):
     field = letter()
-    settings = ExportSettings(formats=("glb", "ply", "png"), faces=0, texture=256, frames=2, resolution=48)
+    settings = ExportSettings(formats=("glb", "ply", "obj", "png"), faces=0, texture=256, frames=2, resolution=48)
     export_object(field, tmp_path, settings=settings)
     front = look_at([[0.0, -1.6, 0.0]])
     (picture,) = render_mesh_views(field, *field.triangles(), front, 70)
@@ -102,7 +102,7 @@ def test_the_letter_reads_the_same_in_pictures_and_files(tmp_path: Path):
     assert (cut == expected).mean() > 0.8
     turn = Y_UP_TO_Z_UP[:3, :3].astype(np.float32)
     renderer = make_renderer("raycast")
-    for name in ("object.glb", "object.ply"):
+    for name in ("object.glb", "object.ply", "object.obj"):
         scene = load_scene(tmp_path / name, up="z")
         parts = tuple(
             dataclasses.replace(p, positions=p.positions @ turn.T, normals=p.normals @ turn.T) for p in scene.primitives

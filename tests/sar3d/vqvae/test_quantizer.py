@@ -12,7 +12,8 @@ from torch import Tensor
 from sar3d.errors import UserError
 from sar3d.vqvae.codebook import full_precision, nearest
 from sar3d.vqvae.config import QuantizerConfig
-from sar3d.vqvae.quantizer import MultiScaleQuantizer, pack, phi_of_scale, unpack
+from sar3d.vqvae.quantizer import MultiScaleQuantizer, pack, unpack
+from sar3d.vqvae.scales import phi_of_scale
 
 SMALL = QuantizerConfig(codebook_size=256, scales=(1, 2, 3, 5, 8))
 

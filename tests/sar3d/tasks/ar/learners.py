@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sar3d import hub
+from sar3d.ar.config import ARSizeConfig
 from sar3d.conditions.condition import Condition
 from sar3d.data.datasets.prompted_objects import PromptedObject
 from sar3d.data.datasets.token_dataset import TokenSample
@@ -26,7 +27,7 @@ from sar3d.vqvae.model import VQVAE
 
 SCALES = (1, 2, 4)
 LENGTH, CODES, TOKENS, WIDTH = 63, 32, 5, 16
-SMALL = {"depth": 2, "width": 48, "heads": 2, "gate_init": 1.0}
+SMALL = ARSizeConfig(depth=2, width=48, heads=2, gate_init=1.0)
 
 
 def vqvae_config() -> VQVAEConfig:

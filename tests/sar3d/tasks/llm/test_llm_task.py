@@ -18,7 +18,7 @@ from sar3d.errors import UserError
 from sar3d.llm.config import CaptionDecoding, RandomLMConfig
 from sar3d.llm.model import SAR3DLM
 from sar3d.seeds import SampleKey
-from sar3d.tasks.llm.config import LLMTaskConfig, LoRAConfig, model_config
+from sar3d.tasks.llm.config import LLMModelConfig, LLMTaskConfig, LoRAConfig, model_config
 from sar3d.tasks.llm.evaluate import CaptionSets
 from sar3d.tasks.llm.task import LLMTask
 from sar3d.training.fit import fit, start
@@ -220,11 +220,11 @@ def test_a_task_travels_to_workers(task: LLMTask) -> None:
         (lambda: LLMTaskConfig(caption_p=2.0), "from 0 to 1"),
         (lambda: LLMTaskConfig(noise=1.0), "from 0 to below 1"),
         (lambda: CaptionDecoding(max_new_tokens=0), "max_new_tokens is at least 1"),
+        (lambda: LLMModelConfig(num_scales=0), "num_scales=0"),
         (
-            lambda: model_config(LLMTaskConfig(model={"codebook_size": 3}), PRESETS["tiny"], 8),
-            "codebook_size cannot be set",
+            lambda: model_config(LLMTaskConfig(model=LLMModelConfig(num_scales=11)), PRESETS["tiny"], 8),
+            "the VQVAE has 10 scales",
         ),
-        (lambda: model_config(LLMTaskConfig(model={"usd": 3}), PRESETS["tiny"], 8), "wrong at usd"),
     ],
 )
 def test_wrong_settings_are_one_sentence(make: Any, words: str) -> None:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from losses import LOSS_PRESETS
 from torch import Tensor
 
 from sar3d.errors import UserError
 from sar3d.metrics.lpips import LaplacianPyramid
-from sar3d.tasks.vqvae.config import LOSS_PRESETS, LossConfig
+from sar3d.tasks.vqvae.config import LossConfig
 from sar3d.tasks.vqvae.losses import (
     Pixels,
     adversarial_weight,
