@@ -23,8 +23,8 @@ demo: setup  ## the tour: built-in objects to generated, described 3D files, in 
 	@$(BIN)/sar3d run --config configs/demo.yaml
 
 test: setup  ## the default test suite, about ten minutes on two cores
-	@echo "test: the default suite (not slow, gpu or net); development data beside the checkout is used if it is there"
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not net"
+	@echo "test: the default suite (not slow, gpu or net) in two processes; development data beside the checkout is used if it is there"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not net"
 
 lint: setup  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -32,8 +32,8 @@ lint: setup  ## ruff, mypy and the import contracts
 # All of it, or a part: make acceptance ONLY="tests/acceptance/test_generator.py -k prompts"
 ONLY ?=
 
-acceptance: setup  ## the long proofs, two to three hours; a dated table goes to docs/results
-	@echo "acceptance: every line of what the project promises, two to three hours, or those in ONLY; results go to docs/results"
+acceptance: setup  ## the long proofs, some hours (each line at most one); a dated table goes to docs/results
+	@echo "acceptance: every line of what the project promises, some hours, or those in ONLY; results go to docs/results"
 	@$(BIN)/python -m pytest -m "slow or acceptance" --acceptance-report=docs/results $(ONLY)
 
 bench: setup  ## all benchmarks
