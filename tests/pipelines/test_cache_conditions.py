@@ -25,13 +25,15 @@ from sar3d.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 STAGE = CacheConditionsStage()
+OWN = "cache_conditions.image_views=2"
+"""Conditions that no other test makes under the common root."""
 
 
 @pytest.fixture(scope="module")
 def encoded(local_ray: Any) -> tuple[Any, Any, list[str]]:
     """Report, output and what was said of the stage on the rendered objects."""
     said: list[str] = []
-    config = rendered.configure(rendered.root(), "cache_conditions.shard_objects=4")
+    config = rendered.configure(rendered.root(), "cache_conditions.shard_objects=4", OWN)
     return *rendered.run(STAGE, config, said.append), said
 
 
@@ -52,9 +54,9 @@ def test_every_caption_and_view_group_has_its_condition(
     encoded: tuple[Any, Any, list[str]], conditions: list[Condition]
 ) -> None:
     report, output, said = encoded
-    assert report.failures == 0  # another test may have made them under this root before
+    assert (report.state, report.failures) == ("done", 0)
     check_conditions(pq.read_schema(output.files()[0]), "conditions")
-    config = rendered.configure(rendered.root())
+    config = rendered.configure(rendered.root(), OWN)
     objects = list(read_rows(rendered.downloads(config)))
     texts = {(c.uid, c.index) for c in conditions if c.kind == "text" and c.uid}
     assert texts == {(o["uid"], i) for o in objects for i in range(len(o["captions"]))}
