@@ -18,7 +18,7 @@ setup: .venv/.installed  ## make .venv and install the package with its developm
 	@touch $@
 	@echo "setup: done"
 
-demo: setup  ## the tour: built-in objects to generated, described 3D files, in seven to nine minutes on two CPU cores
+demo: setup  ## the tour: built-in objects to generated, described 3D files, in ten to twenty minutes on two CPU cores
 	@echo "demo: built-in objects are drawn, a tokenizer, two generators and a captioner are trained on them, 3D files are made and described; output goes to runs/demo"
 	@$(BIN)/sar3d run --config configs/demo.yaml
 

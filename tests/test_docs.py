@@ -286,7 +286,7 @@ def test_the_lines_of_the_readme_run(
     exec(lines, {})
     assert capsys.readouterr().out.endswith("\n")
     assert {path.name for path in Path("rocket").iterdir()} >= {"object.glb", "object.ply", "tokens.safetensors"}
-    assert Path("green", "object.glb").is_file()
+    assert Path("variation", "object.glb").is_file()
 
 
 def test_the_example_of_reading_a_strangers_file_runs(
