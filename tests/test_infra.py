@@ -248,6 +248,7 @@ def test_the_slurm_script_runs_a_job_and_cleans_up(tmp_path: Path) -> None:
     environment |= {"SLURM_CPUS_PER_TASK": "1", "SAR3D_VENV": str(Path(sys.executable).parents[1])}
     words = ["--config", "configs/demo.yaml", f"root={tmp_path / 'root'}", "download.procedural.count=4"]
     words += ["render.views=3", "render.resolution=32", "render.shard_objects=2", "tracking.enabled=false"]
+    words += ["stages=[download,render]", "report=false"]
     shell = shutil.which("bash") or "bash"
     done = subprocess.run(
         [shell, str(INFRA / "slurm/ray.sbatch"), *words],

@@ -172,8 +172,3 @@ def strip(images: Images) -> bytes:
     chosen = images[:: max(1, -(-len(images) // SHOWN))][:SHOWN]
     small = [Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in chosen]
     return png(np.concatenate([np.asarray(image) for image in small], axis=1))
-
-
-def open_comparer(context: "Context[CompareConfig]") -> Comparer:
-    """Load the networks in this process. Raises `UserError` where weights are missing."""
-    return Comparer(context)

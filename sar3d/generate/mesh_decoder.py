@@ -39,8 +39,9 @@ def load_mesh_decoder(
         )
     made_for = (hub.describe(folder).get("extra") or {}).get("vqvae")
     model = hub.from_pretrained(folder, device, kind="flexicubes").requires_grad_(False)
+    hub.check_tokens(f"the mesh decoder in {folder}", made_for, str(folders.vqvae), vqvae)
     kinds = [(q.codebook_size, q.code_dim, q.scales) for q in (quantizer, model.config.quantizer)]
-    if kinds[0] != kinds[1] or (made_for and made_for != vqvae):
+    if kinds[0] != kinds[1]:  # a converted one does not say which VQVAE it was trained with
         raise UserError(
             f"the mesh decoder in {folder} decodes the tokens of another VQVAE than the one in {folders.vqvae}: give the "
             "one that was trained with it (flexicubes)"
